@@ -1,0 +1,159 @@
+// Execution plane: devices, streams, events, buffers, completions. The same contract for the CPU and for CUDA.
+//
+// * A Stream is an in-order queue. On CUDA it is a cudaStream_t; on the CPU it is a worker thread that runs queued
+//   closures, which may themselves spread over the shared ThreadPool.
+// * A Buffer's memory is stream-ordered on both: it is allocated on a stream and its release is queued behind all
+//   work of the streams that used it. So an operation may take raw pointers: whoever drops the last reference after
+//   enqueueing it frees nothing too early.
+// * Nothing here blocks the calling thread except where a name says so (`synchronize`).
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nexus/dtype.h"
+#include "nexus/error.h"
+
+namespace nexus {
+
+/// -1 is the CPU, n >= 0 is cuda:n. This is also how a device crosses the addon boundary.
+struct DeviceId {
+  int index = -1;
+  bool is_cuda() const { return index >= 0; }
+  bool is_cpu() const { return index < 0; }
+  bool operator==(const DeviceId&) const = default;
+  std::string name() const { return is_cpu() ? "cpu" : "cuda:" + std::to_string(index); }
+};
+
+class Event;
+
+class Stream : public std::enable_shared_from_this<Stream> {
+ public:
+  /// priority: 0 normal, negative is more urgent (CUDA's convention; the CPU ignores it). Throws kUnsupported where
+  /// there is no such device, kDevice where CUDA fails.
+  static std::shared_ptr<Stream> create(DeviceId device, int priority = 0);
+  virtual ~Stream() = default;
+
+  DeviceId device() const { return device_; }
+  /// Runs `fn` after what was queued before. CPU streams only (CUDA: throws kUnsupported; launch on cuda_stream()).
+  /// An exception in `fn` makes the stream fail: later closures are skipped, synchronize() and completions report it.
+  virtual void enqueue(std::function<void()> fn) = 0;
+  /// The cudaStream_t, with the device made current on this thread; throws kUnsupported for the CPU.
+  virtual void* cuda_stream() = 0;
+  virtual void synchronize() = 0;            ///< blocks the calling thread; throws the stream's error if there is one
+  virtual void wait(const Event& event) = 0;  ///< later work waits for `event`, the host does not
+  virtual void copy(void* dst, const void* src, size_t bytes) = 0;  ///< any of host (pinned on CUDA) and device memory
+  virtual void fill(void* dst, int byte, size_t bytes) = 0;
+
+ protected:
+  explicit Stream(DeviceId device) : device_(device) {}
+  DeviceId device_;
+};
+
+/// A point in a stream. May be recorded again; timing is always on.
+class Event {
+ public:
+  static std::shared_ptr<Event> create(DeviceId device);
+  virtual ~Event() = default;
+  virtual void record(Stream& stream) = 0;
+  virtual bool ready() const = 0;            ///< throws kDevice when the device has failed
+  virtual void synchronize() const = 0;      ///< blocks
+  /// Milliseconds between two recorded and finished events of one device; throws kInvalidArgument when unfinished.
+  virtual double elapsed_ms(const Event& end) const = 0;
+
+ protected:
+  Event() = default;
+};
+
+/// Device memory, or host memory aligned to 64 bytes on the CPU. Reference-counted through shared_ptr.
+class Buffer {
+ public:
+  /// Stream-ordered. bytes may be 0 (data() is then null). Throws kOutOfMemory.
+  static std::shared_ptr<Buffer> allocate(const std::shared_ptr<Stream>& stream, size_t bytes);
+  virtual ~Buffer() = default;
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  DeviceId device() const { return device_; }
+  /// Says that `stream` (another than the owner) uses this memory: the release will wait for it too.
+  virtual void record_use(const std::shared_ptr<Stream>& stream) = 0;
+
+ protected:
+  Buffer(DeviceId d, void* p, size_t n) : data_(p), bytes_(n), device_(d) {}
+  void* data_;
+  size_t bytes_;
+  DeviceId device_;
+};
+
+/// Page-locked host memory on a machine with CUDA, plain aligned memory elsewhere; recycled through a pool.
+class HostBuffer {
+ public:
+  static std::shared_ptr<HostBuffer> allocate(DeviceId for_device, size_t bytes);
+  virtual ~HostBuffer() = default;
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+
+ protected:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+/// Calls `done` on the one completion thread once everything now queued on `stream` has finished; `error` is empty, or what
+/// went wrong. The thread is shared by the process, polls CUDA events with a backoff (so that a failed context is
+/// reported rather than never called back), and never runs user code that may block.
+void on_complete(const std::shared_ptr<Stream>& stream, std::function<void(std::exception_ptr error)> done);
+/// Runs `work` on the completion side's helper thread (host conversions of large arrays), then `done` as above.
+void run_in_background(std::function<void()> work, std::function<void(std::exception_ptr error)> done);
+
+/// Bytes now held by live Buffers of a device (not the pool's cached reserve). For leak tests and stats.
+struct MemoryStats {
+  int64_t live_bytes = 0, live_buffers = 0, peak_bytes = 0;
+  int64_t free_bytes = -1, total_bytes = -1;  ///< of the device or of the machine; -1 unknown
+};
+MemoryStats memory_stats(DeviceId device);
+void reset_peak(DeviceId device);
+
+/// CPU workers that share one parallel loop at a time. Results never depend on their number: every output element is computed
+/// by exactly one task in a fixed order.
+int cpu_threads();              ///< NEXUS_NUM_THREADS, or the cores this process may use
+void set_cpu_threads(int n);    ///< n >= 1; takes effect for the next loop
+/// Calls body(i) for i in [0, n) on the pool and the calling thread; returns when all are done. Rethrows the first exception.
+void parallel_for(int64_t n, const std::function<void(int64_t)>& body);
+
+// ---- what the machine has ----------------------------------------------------------------------------------------
+
+struct CudaDeviceInfo {
+  int index = 0;
+  std::string name, uuid;
+  int compute_major = 0, compute_minor = 0, multiprocessors = 0;
+  int64_t memory_bytes = 0, l2_bytes = 0, shared_memory_per_block_optin = 0;
+  bool memory_pools = false;
+};
+struct NvmlInfo {
+  bool available = false;
+  std::string detail;         ///< why not, or the driver's version
+  std::string library;        ///< the path or soname that was opened
+  std::vector<std::string> mig_modes;  ///< per device: "disabled", "enabled", "unsupported"
+  bool energy_counter = false;         ///< device 0 answers nvmlDeviceGetTotalEnergyConsumption
+};
+struct SystemInfo {
+  std::string cpu_name, cpu_isa;       ///< isa in use: "avx512", "avx2", "scalar"
+  std::vector<std::string> cpu_isas;   ///< all that this machine can run
+  int cpu_cores = 0, cpu_threads = 0;
+  int64_t memory_bytes = 0;
+  bool cuda_compiled = false;
+  std::string cuda_status;             ///< "ok", or one sentence why CUDA cannot be used
+  std::string cuda_error;              ///< the runtime's own error name, or empty
+  int cuda_runtime_version = 0, cuda_driver_version = 0;  ///< 13000 = 13.0; 0 none
+  bool green_contexts = false, tensor_maps = false;       ///< driver entry points found
+  std::vector<CudaDeviceInfo> devices;
+  NvmlInfo nvml;
+  std::vector<std::string> rapl_domains;  ///< readable energy counters, by name
+  std::string rapl_detail;                ///< why none
+};
+/// Never throws and never needs a GPU. Finds NVML by dlopen of NEXUS_NVML_PATH, or libnvidia-ml.so.1.
+SystemInfo system_info();
+
+}  // namespace nexus

@@ -1,0 +1,338 @@
+/**
+ * The raw addon, typed. Only a package's `src/native.ts` and this package's own files touch it; everything here expects
+ * validated arguments (types and ranges are checked in TypeScript, sizes against buffers in C++).
+ *
+ * Devices are numbers: -1 is the CPU, n >= 0 is `cuda:n`. DTypes are the numbers of `dtype.ts`. Handles are opaque externals
+ * with a type tag: the wrong kind, or one that was released, throws instead of crashing. A function that fails throws (or rejects
+ * with) an `Error` whose `code` is `ERR_NEXUS_*`, plus `nativeError`, `requested`, `available` where they apply;
+ * `toNexusError` in `errors.ts` makes the public class of it.
+ */
+declare const brand: unique symbol
+export type Handle<Kind extends string> = { readonly [brand]: Kind }
+export type StreamHandle = Handle<'stream'>
+export type EventHandle = Handle<'event'>
+export type BufferHandle = Handle<'buffer'>
+export type LayerHandle = Handle<'layer'>
+
+export type TypedArray = Float32Array | Uint16Array | Int32Array | Uint8Array
+
+export interface RawCudaDevice {
+  index: number
+  name: string
+  uuid: string
+  computeMajor: number
+  computeMinor: number
+  multiprocessors: number
+  memoryBytes: number
+  l2Bytes: number
+  sharedMemoryPerBlockOptin: number
+  memoryPools: boolean
+}
+export interface RawSystemInfo {
+  cpuName: string
+  cpuIsa: string
+  cpuIsas: string[]
+  cpuCores: number
+  cpuThreads: number
+  memoryBytes: number
+  cudaCompiled: boolean
+  cudaStatus: string
+  cudaError: string
+  cudaRuntimeVersion: number
+  cudaDriverVersion: number
+  greenContexts: boolean
+  tensorMaps: boolean
+  devices: RawCudaDevice[]
+  nvml: { available: boolean; detail: string; library: string; migModes: string[]; energyCounter: boolean }
+  raplDomains: string[]
+  raplDetail: string
+}
+export interface RawMemoryStats {
+  liveBytes: number
+  liveBuffers: number
+  peakBytes: number
+  freeBytes: number
+  totalBytes: number
+}
+
+/** Fields and numbers are those of RouterDesc in kernels/include/nexus/router.h. */
+export interface RawRouterDesc {
+  experts: number
+  topK: number
+  score: number
+  groups: number
+  keepGroups: number
+  groupValue: number
+  weigh: number
+  jitter: number
+  normalize: number
+  epsilon: number
+  scale: number
+}
+/** MlpDesc in experts.h. */
+export interface RawMlpDesc {
+  dtype: number
+  kind: number
+  activation: number
+  limit: number
+  alpha: number
+  experts: number
+  input: number
+  hidden: number
+  output: number
+}
+/** LayerDesc in layer.h. */
+export interface RawLayerDesc {
+  router: RawRouterDesc
+  routerDtype: number
+  scaleInput: boolean
+  experts: RawMlpDesc
+  combine: number
+  shared: RawMlpDesc | null
+  sharedGate: boolean
+}
+export interface RawLayerWeights {
+  routerWeight: BufferHandle | null
+  routerBias: BufferHandle | null
+  selectBias: BufferHandle | null
+  expertWeight: (BufferHandle | null)[]
+  expertBias: (BufferHandle | null)[]
+  sharedWeight: (BufferHandle | null)[]
+  sharedBias: (BufferHandle | null)[]
+  sharedGate: BufferHandle | null
+}
+/** Device time of each phase in milliseconds. */
+export interface RawStepStats {
+  counts: Int32Array
+  routerMs: number
+  expertsMs: number
+  sharedMs: number
+  combineMs: number
+  totalMs: number
+}
+
+export interface NativeBinding {
+  native: {
+    systemInfo(): RawSystemInfo
+    memoryStats(device: number): RawMemoryStats
+    resetPeak(device: number): void
+    setCpuThreads(n: number): void
+    cpuThreads(): number
+
+    /** `priority`: 0 normal, negative more urgent. */
+    streamCreate(device: number, priority: number): StreamHandle
+    streamSynchronize(stream: StreamHandle): Promise<void>
+    streamWait(stream: StreamHandle, event: EventHandle): void
+    eventCreate(device: number): EventHandle
+    eventRecord(event: EventHandle, stream: StreamHandle): void
+    eventReady(event: EventHandle): boolean
+    eventElapsedMs(start: EventHandle, end: EventHandle): number
+    /** Drops a handle's reference now (any kind); using it afterwards throws ERR_NEXUS_DISPOSED. Twice is fine. */
+    release(handle: Handle<string>): void
+
+    bufferCreate(stream: StreamHandle, bytes: number): BufferHandle
+    bufferBytes(buffer: BufferHandle): number
+    /** Another stream than the one it was made on uses it from now on. */
+    bufferRecordUse(buffer: BufferHandle, stream: StreamHandle): void
+    bufferFill(stream: StreamHandle, buffer: BufferHandle, byte: number): void
+    /**
+     * Copies `source` (elements of `fromDtype`; raw bytes where it equals `toDtype`) into the buffer at `byteOffset`, converting
+     * f32/bf16/f16 as asked. Synchronous snapshot of `source`: the caller may change it at once. Stream-ordered.
+     */
+    upload(
+      stream: StreamHandle,
+      buffer: BufferHandle,
+      byteOffset: number,
+      source: TypedArray,
+      fromDtype: number,
+      toDtype: number,
+    ): void
+    /** As `upload`, but converts and stages off the JS thread; `source` must not change until the promise settles. */
+    uploadAsync(
+      stream: StreamHandle,
+      buffer: BufferHandle,
+      byteOffset: number,
+      source: TypedArray,
+      fromDtype: number,
+      toDtype: number,
+    ): Promise<void>
+    /**
+     * Reads `elements` of `dtype` at `byteOffset`. `as`: 'f32' converts to a Float32Array, 'raw' gives a Uint16Array for bf16/f16,
+     * Int32Array for i32, Float32Array for f32.
+     */
+    download(
+      stream: StreamHandle,
+      buffer: BufferHandle,
+      byteOffset: number,
+      elements: number,
+      dtype: number,
+      as: 'f32' | 'raw',
+    ): Promise<Float32Array | Uint16Array | Int32Array>
+    /** Device-to-device, stream-ordered. */
+    copy(
+      stream: StreamHandle,
+      dst: BufferHandle,
+      dstOffset: number,
+      src: BufferHandle,
+      srcOffset: number,
+      bytes: number,
+    ): void
+    cast(
+      stream: StreamHandle,
+      src: BufferHandle,
+      fromDtype: number,
+      dst: BufferHandle,
+      toDtype: number,
+      elements: number,
+    ): void
+    /** Fills with seeded normal deviates times `scale` (Philox, counter-based: same bits on every device and thread count). */
+    fillNormal(
+      stream: StreamHandle,
+      buffer: BufferHandle,
+      dtype: number,
+      elements: number,
+      seed: number,
+      scale: number,
+    ): void
+  }
+  routerKernels: {
+    routeWorkspaceBytes(device: number, desc: RawRouterDesc, tokens: number): number
+    route(
+      stream: StreamHandle,
+      desc: RawRouterDesc,
+      logits: BufferHandle,
+      selectBias: BufferHandle | null,
+      tokens: number,
+      expertIds: BufferHandle,
+      weights: BufferHandle,
+      counts: BufferHandle,
+      offsets: BufferHandle,
+      order: BufferHandle,
+      workspace: BufferHandle,
+    ): void
+    routerLogits(
+      stream: StreamHandle,
+      x: BufferHandle,
+      xDtype: number,
+      weight: BufferHandle,
+      weightDtype: number,
+      bias: BufferHandle | null,
+      tokens: number,
+      hidden: number,
+      experts: number,
+      logits: BufferHandle,
+    ): void
+    mlpWorkspaceBytes(device: number, desc: RawMlpDesc, rows: number): number
+    groupedMlp(
+      stream: StreamHandle,
+      desc: RawMlpDesc,
+      weight: (BufferHandle | null)[],
+      bias: (BufferHandle | null)[],
+      x: BufferHandle,
+      tokens: number,
+      topK: number,
+      offsets: BufferHandle,
+      order: BufferHandle | null,
+      inputScale: BufferHandle | null,
+      rows: BufferHandle,
+      workspace: BufferHandle,
+    ): void
+    variant(device: number, desc: RawMlpDesc, layer: number, rows: number): string
+    combine(
+      stream: StreamHandle,
+      mode: number,
+      dtype: number,
+      rows: BufferHandle,
+      weights: BufferHandle | null,
+      shared: BufferHandle | null,
+      sharedScale: BufferHandle | null,
+      tokens: number,
+      width: number,
+      topK: number,
+      out: BufferHandle,
+    ): void
+    sharedGate(
+      stream: StreamHandle,
+      x: BufferHandle,
+      weight: BufferHandle,
+      dtype: number,
+      tokens: number,
+      hidden: number,
+      scale: BufferHandle,
+    ): void
+    /** One unfused linear layer over a contiguous range of rows with one expert's matrix: the baseline's product. */
+    linear(
+      stream: StreamHandle,
+      dtype: number,
+      input: BufferHandle,
+      rows: number,
+      k: number,
+      n: number,
+      weight: BufferHandle,
+      weightOffset: number,
+      bias: BufferHandle | null,
+      biasOffset: number,
+      output: BufferHandle,
+      offsets: BufferHandle,
+    ): void
+    gatherRows(
+      stream: StreamHandle,
+      dtype: number,
+      x: BufferHandle,
+      order: BufferHandle,
+      first: number,
+      n: number,
+      rowsPerInput: number,
+      width: number,
+      out: BufferHandle,
+    ): void
+    activate(
+      stream: StreamHandle,
+      dtype: number,
+      epilogue: number,
+      limit: number,
+      alpha: number,
+      input: BufferHandle,
+      n: number,
+      width: number,
+      out: BufferHandle,
+    ): void
+    indexAdd(
+      stream: StreamHandle,
+      dtype: number,
+      rows: BufferHandle,
+      weights: BufferHandle,
+      order: BufferHandle,
+      first: number,
+      n: number,
+      topK: number,
+      width: number,
+      acc: BufferHandle,
+    ): void
+  }
+  core: {
+    layerCreate(device: number, desc: RawLayerDesc, weights: RawLayerWeights): LayerHandle
+    /** One stream-ordered step; no promise, nothing recorded. Nine plain arguments: hot path. */
+    layerEnqueue(
+      layer: LayerHandle,
+      stream: StreamHandle,
+      x: BufferHandle,
+      tokens: number,
+      logits: BufferHandle | null,
+      out: BufferHandle,
+    ): void
+    /** The same step with its counts and phase times, delivered when the device has finished it. */
+    layerForward(
+      layer: LayerHandle,
+      stream: StreamHandle,
+      x: BufferHandle,
+      tokens: number,
+      logits: BufferHandle | null,
+      out: BufferHandle,
+      idsOut: BufferHandle | null,
+      weightsOut: BufferHandle | null,
+    ): Promise<RawStepStats>
+    layerWeightBytes(layer: LayerHandle): number
+    layerWorkspaceBytes(layer: LayerHandle): number
+  }
+}
