@@ -49,7 +49,7 @@ struct GroupedLinearArgs {
   const void* weight = nullptr;     ///< [experts, n, k]
   const float* bias = nullptr;      ///< [experts, n] or null
   void* output = nullptr;           ///< [rows, n or n/2]
-  const int32_t* offsets = nullptr; ///< [experts + 1], on the device; offsets[experts] <= max_rows
+  const int32_t* offsets = nullptr; ///< [experts + 1], on the device; offsets[experts] <= max_rows. null: dense, one expert has all max_rows rows
   const int32_t* order = nullptr;   ///< see above, or null
   int32_t rows_per_input = 1;       ///< top_k where order holds slots and the input holds tokens; 1 to read row order[r]
   bool gather = false;              ///< read through order
@@ -81,7 +81,7 @@ struct MlpArgs {
   const void* x = nullptr;             ///< [tokens, input]
   int64_t tokens = 0;
   int32_t top_k = 1;
-  const int32_t* offsets = nullptr;    ///< [experts + 1]
+  const int32_t* offsets = nullptr;    ///< [experts + 1]; null for a dense MLP (experts = 1, order null): all tokens are its rows
   const int32_t* order = nullptr;      ///< [tokens * top_k] slots; null for a dense MLP (experts = 1, top_k = 1)
   const float* input_scale = nullptr;  ///< [tokens * top_k] or null (Llama-4)
   void* rows = nullptr;                ///< out [tokens * top_k, output] in slot order, of dtype

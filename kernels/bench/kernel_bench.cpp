@@ -1,0 +1,184 @@
+// Times the phases of one MoE layer on cuda:0, kernel by kernel: router logits, routing, first linear (gather + gated
+// epilogue), second linear (scatter), combine. Fresh normal data every run; weights rotate over enough copies that a
+// small layer's do not stay in L2. Events around loops of plain launches, median over the loops.
+//
+//   kernel_bench [--dtype=bf16|f16|f32] [--tokens=1,8,…] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
+//
+// GB/s counts the bytes that phase must move (weights of the experts hit once, inputs and outputs once), TFLOP/s its
+// products.
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "data/backend.h"
+
+namespace {
+using namespace nexus;
+
+struct Shape {
+  std::string name;
+  int64_t hidden, inter;
+  int experts, top_k;
+};
+
+std::vector<int64_t> numbers(const std::string& text) {
+  std::vector<int64_t> list;
+  std::stringstream in(text);
+  for (std::string part; std::getline(in, part, ',');) list.push_back(std::stoll(part));
+  return list;
+}
+
+struct Bench {
+  std::shared_ptr<Stream> stream = Stream::create(DeviceId{0});
+  uint64_t seed = std::random_device{}();
+
+  std::shared_ptr<Buffer> bytes(size_t n) { return Buffer::allocate(stream, n); }
+  std::shared_ptr<Buffer> normals(DType dtype, int64_t n, float scale) {
+    auto buffer = bytes(static_cast<size_t>(n) * size_of(dtype));
+    fill_normal(*stream, buffer->data(), dtype, n, seed++, scale);
+    return buffer;
+  }
+
+  /// Median microseconds of one call of f(i), i counting up.
+  double time(const std::function<void(int)>& f) {
+    const auto start = Event::create(stream->device()), end = Event::create(stream->device());
+    int calls = 0;
+    const auto loop = [&](int n) {
+      start->record(*stream);
+      for (int i = 0; i < n; ++i) f(calls++);
+      end->record(*stream);
+      stream->synchronize();
+      return start->elapsed_ms(*end) * 1000 / n;
+    };
+    loop(3);
+    const double once = loop(5);
+    const int n = std::clamp(static_cast<int>(5000 / std::max(once, 1.)), 4, 200);
+    std::vector<double> samples;
+    for (int i = 0; i < 7; ++i) samples.push_back(loop(n));
+    std::nth_element(samples.begin(), samples.begin() + 3, samples.end());
+    return samples[3];
+  }
+
+  void report(const Shape& shape, int64_t tokens, const char* phase, double us, double bytes, double flop,
+              const std::string& variant) {
+    std::printf("%-16s %6lld %-10s %10.2f us %8.0f GB/s %8.1f TFLOP/s  %s\n", shape.name.c_str(),
+                static_cast<long long>(tokens), phase, us, bytes / us * 1e-3, flop / us * 1e-6, variant.c_str());
+    std::fflush(stdout);
+  }
+
+  void run(const Shape& shape, DType dtype, int64_t tokens) {
+    const int64_t h = shape.hidden, inter = shape.inter, rows = tokens * shape.top_k;
+    const double e = static_cast<double>(size_of(dtype));
+    const int64_t first_weights = shape.experts * 2 * inter * h, second_weights = shape.experts * inter * h;
+    // At one token only top_k experts' weights are read: rotate so that a copy is cold again, within a few GB.
+    const double touched = 3. * std::min<int64_t>(rows, shape.experts) * inter * h * e;
+    const double held = static_cast<double>(first_weights + second_weights) * e;
+    const int copies = std::clamp(static_cast<int>(std::min(400e6 / touched, 24e9 / held)) + 1, 1, 8);
+    std::vector<std::shared_ptr<Buffer>> w1, w2;
+    for (int i = 0; i < copies; ++i) {
+      w1.push_back(normals(dtype, first_weights, 1.f / 32));
+      w2.push_back(normals(dtype, second_weights, 1.f / 32));
+    }
+    const auto x = normals(dtype, tokens * h, 1.f), wr = normals(dtype, shape.experts * h, 1.f / 32);
+    const auto logits = bytes(tokens * shape.experts * 4), ids = bytes(rows * 4), weights = bytes(rows * 4);
+    const auto counts = bytes(shape.experts * 4), offsets = bytes((shape.experts + 1) * 4), order = bytes(rows * 4);
+    const auto hidden = bytes(rows * inter * size_of(dtype)), out_rows = bytes(rows * h * size_of(dtype));
+    const auto y = bytes(tokens * h * size_of(dtype));
+    RouterDesc router;
+    router.experts = shape.experts, router.top_k = shape.top_k;
+    router.normalize = Normalize::kSumPlusEpsilon;
+    const auto workspace = bytes(cuda::route_workspace_bytes(router, tokens));
+
+    RouterLogitsArgs la;
+    la.x = x->data(), la.x_dtype = dtype, la.weight = wr->data(), la.weight_dtype = dtype;
+    la.tokens = tokens, la.hidden = h, la.experts = shape.experts, la.logits = static_cast<float*>(logits->data());
+    report(shape, tokens, "logits", time([&](int) { cuda::router_logits(*stream, la); }),
+           (tokens + shape.experts) * h * e + tokens * shape.experts * 4., 2. * tokens * h * shape.experts, "");
+
+    RouteArgs ra;
+    ra.logits = la.logits, ra.tokens = tokens;
+    ra.expert_ids = static_cast<int32_t*>(ids->data()), ra.weights = static_cast<float*>(weights->data());
+    ra.counts = static_cast<int32_t*>(counts->data()), ra.offsets = static_cast<int32_t*>(offsets->data());
+    ra.order = static_cast<int32_t*>(order->data()), ra.workspace = workspace->data();
+    report(shape, tokens, "route", time([&](int) { cuda::route(*stream, router, ra); }),
+           tokens * shape.experts * 4. + rows * 12., 0, "");
+
+    const auto host = HostBuffer::allocate(stream->device(), shape.experts * 4);
+    stream->copy(host->data(), counts->data(), shape.experts * 4);
+    stream->synchronize();
+    int hit = 0;
+    for (int i = 0; i < shape.experts; ++i) hit += static_cast<const int32_t*>(host->data())[i] > 0;
+
+    GroupedLinearDesc d1{dtype, shape.experts, h, 2 * inter, Epilogue::kSwiglu, {}};
+    GroupedLinearArgs a1;
+    a1.input = x->data(), a1.output = hidden->data(), a1.offsets = ra.offsets, a1.order = ra.order;
+    a1.rows_per_input = shape.top_k, a1.gather = true, a1.max_rows = rows;
+    report(shape, tokens, "linear1", time([&](int i) {
+             a1.weight = w1[i % copies]->data();
+             cuda::grouped_linear(*stream, d1, a1);
+           }),
+           (2. * hit * inter * h + static_cast<double>(tokens) * h + static_cast<double>(rows) * inter) * e,
+           4. * rows * inter * h, cuda::grouped_linear_variant(d1, rows));
+
+    GroupedLinearDesc d2{dtype, shape.experts, inter, h, Epilogue::kIdentity, {}};
+    GroupedLinearArgs a2;
+    a2.input = hidden->data(), a2.output = out_rows->data(), a2.offsets = ra.offsets, a2.order = ra.order;
+    a2.scatter = true, a2.max_rows = rows;
+    report(shape, tokens, "linear2", time([&](int i) {
+             a2.weight = w2[i % copies]->data();
+             cuda::grouped_linear(*stream, d2, a2);
+           }),
+           (1. * hit * inter * h + static_cast<double>(rows) * (inter + h)) * e, 2. * rows * inter * h,
+           cuda::grouped_linear_variant(d2, rows));
+
+    CombineArgs ca;
+    ca.dtype = dtype, ca.rows = out_rows->data(), ca.weights = ra.weights;
+    ca.tokens = tokens, ca.width = h, ca.top_k = shape.top_k, ca.out = y->data();
+    report(shape, tokens, "combine", time([&](int) { cuda::combine(*stream, ca); }), (rows + tokens) * h * e,
+           2. * rows * h, "");
+  }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  std::vector<Shape> shapes;
+  std::vector<int64_t> tokens{1, 8, 64, 512, 4096};
+  DType dtype = DType::kBF16;
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    const size_t equals = arg.find('=');
+    const std::string key = arg.substr(0, equals), value = equals == std::string::npos ? "" : arg.substr(equals + 1);
+    if (key == "--tokens") {
+      tokens = numbers(value);
+    } else if (key == "--dtype" && (value == "bf16" || value == "f16" || value == "f32")) {
+      dtype = value == "f32" ? DType::kF32 : value == "f16" ? DType::kF16 : DType::kBF16;
+    } else {
+      const std::vector<int64_t> n = key.rfind("--", 0) == 0 ? std::vector<int64_t>{} : numbers(value);
+      if (n.size() != 4) {
+        std::fprintf(
+            stderr,
+            "usage: kernel_bench [--dtype=bf16|f16|f32] [--tokens=1,8,...] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
+        return 2;
+      }
+      shapes.push_back({key, n[0], n[1], static_cast<int>(n[2]), static_cast<int>(n[3])});
+    }
+  }
+  if (shapes.empty())
+    shapes = {{"qwen3-30b-a3b", 2048, 768, 128, 8}, {"mixtral", 4096, 14336, 8, 2}, {"olmoe", 2048, 1024, 64, 8}};
+  Bench bench;
+  std::printf("%-16s %6s %-10s   (%s, seed %llu)\n", "shape", "tokens", "phase", name_of(dtype),
+              static_cast<unsigned long long>(bench.seed));
+  for (const Shape& shape : shapes)
+    for (const int64_t t : tokens) bench.run(shape, dtype, t);
+  return 0;
+} catch (const std::exception& e) {
+  std::fprintf(stderr, "kernel_bench: %s\n", e.what());
+  return 1;
+}

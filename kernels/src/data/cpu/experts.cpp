@@ -1,0 +1,38 @@
+// cpu::grouped_linear: one closure on the stream, see gemm.cpp.
+#include "data/backend.h"
+#include "data/cpu/gemm.h"
+#include "data/cpu/isa.h"
+
+namespace nexus::cpu {
+
+void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args) {
+  GroupedProduct p{.input_dtype = desc.dtype, .weight_dtype = desc.dtype, .output_dtype = desc.dtype};
+  p.experts = desc.experts;
+  p.k = desc.k;
+  p.n = desc.n;
+  p.epilogue = desc.epilogue;
+  p.params = desc.params;
+  p.input = args.input;
+  p.weight = args.weight;
+  p.bias = args.bias;
+  p.output = args.output;
+  p.offsets = args.offsets;
+  p.order = args.order;
+  p.rows_per_input = args.rows_per_input;
+  p.gather = args.gather;
+  p.scatter = args.scatter;
+  p.row_scale = args.row_scale;
+  p.max_rows = args.max_rows;
+  stream.enqueue([p] { run_grouped_product(p); });
+}
+
+std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows) {
+  const Isa& table = isa();
+  const std::string prefix = std::string("cpu-") + table.name + "-" + name_of(desc.dtype) + "-";
+  const std::string panel = "panel" + std::to_string(table.panel_columns);
+  if (uses_dot_kernel(max_rows, desc.n)) return prefix + "dot";
+  // Per expert, by its own row count on the device.
+  return prefix + "dot<=" + std::to_string(kDotMaxRows) + "-" + panel;
+}
+
+}  // namespace nexus::cpu

@@ -1,0 +1,164 @@
+// Grouped product on the CPU: for each expert e and row r of it, y[r] = epilogue(scale · W[e] x[r] + bias[e]).
+//   flops 2·rows·n·k; bytes: every touched expert's weights once per block of rows, in their own dtype.
+// Work is cut into tasks (expert, block of rows, block of columns), found from the offsets when the closure runs. A
+// task writes its own part of the output and nothing else, and how a sum is ordered depends on k and on the kernel
+// alone, so neither the number of threads nor the size of the blocks changes a bit. The kernel follows from the
+// expert's row count and n:
+//   dot    up to kDotMaxRows rows, or too few columns to fill a panel: streams the weights once, no packing.
+//   panel  otherwise: K in blocks of kDepth; weights packed to [depth][panel] f32 (second-level cache), rows gathered
+//   to
+//          f32, register-blocked products accumulate into a [rows][columns] block of scratch.
+#include "data/cpu/gemm.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "data/cpu/isa.h"
+#include "data/cpu/scratch.h"
+
+namespace nexus::cpu {
+namespace {
+
+constexpr int64_t kRowBlock = 192;     // rows that share one packing of the weights
+constexpr int64_t kColumnBlock = 128;  // 128 × 256 × 4 B = 128 KiB of packed weights
+constexpr int64_t kDotColumnBlock = 64;
+constexpr int64_t kFloatsPerLine = 16;
+
+constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Task {
+  int32_t expert;
+  bool dot;
+  int64_t first_row, rows, first_column, columns;
+};
+
+int index_of(DType t) { return static_cast<int>(t); }
+
+const char* input_row(const GroupedProduct& p, int64_t row) {
+  const int64_t from = p.gather ? p.order[row] / p.rows_per_input : row;
+  return static_cast<const char*>(p.input) + from * p.k * static_cast<int64_t>(size_of(p.input_dtype));
+}
+
+/// Scale, bias, activation and conversion of one finished row of sums (in place), then its place in the output.
+void finish_row(const GroupedProduct& p, const Isa& isa, const Task& t, int64_t row, float* sums) {
+  const float scale = p.row_scale ? p.row_scale[p.order ? p.order[row] : row] : 1.f;
+  isa.scale_bias(sums, scale, p.bias ? p.bias + t.expert * p.n + t.first_column : nullptr, t.columns);
+  isa.activate(static_cast<int32_t>(p.epilogue), p.params.limit, p.params.alpha, sums, t.columns);
+  const int64_t shrink = is_gated(p.epilogue) ? 2 : 1;
+  const int64_t to = p.scatter ? p.order[row] : row;
+  char* out = static_cast<char*>(p.output) +
+              (to * (p.n / shrink) + t.first_column / shrink) * static_cast<int64_t>(size_of(p.output_dtype));
+  isa.from_f32[index_of(p.output_dtype)](sums, out, t.columns / shrink);
+}
+
+const char* weight_block(const GroupedProduct& p, const Task& t) {
+  return static_cast<const char*>(p.weight) +
+         (t.expert * p.n + t.first_column) * p.k * static_cast<int64_t>(size_of(p.weight_dtype));
+}
+
+void run_dot(const GroupedProduct& p, const Isa& isa, const Task& t) {
+  static thread_local Scratch scratch;
+  const int64_t ldx = divide_up(p.k, kPad) * kPad + kFloatsPerLine;  // not a power of two: rows spread over cache sets
+  const int64_t ldc = divide_up(t.columns, kFloatsPerLine) * kFloatsPerLine;
+  // Many rows come here when n is small: then in groups, so that the converted rows stay in cache.
+  const int64_t group = std::min<int64_t>(t.rows, 16);
+  float* x = scratch.floats(group * (ldx + ldc));
+  float* sums = x + group * ldx;
+  for (int64_t r0 = 0; r0 < t.rows; r0 += group) {
+    const int64_t rows = std::min(group, t.rows - r0);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* to = x + r * ldx;
+      isa.to_f32[index_of(p.input_dtype)](input_row(p, t.first_row + r0 + r), to, p.k);
+      std::fill(to + p.k, to + divide_up(p.k, kPad) * kPad, 0.f);
+    }
+    isa.dot[index_of(p.weight_dtype)](x, ldx, rows, weight_block(p, t), p.k, t.columns, sums, ldc);
+    for (int64_t r = 0; r < rows; ++r) finish_row(p, isa, t, t.first_row + r0 + r, sums + r * ldc);
+  }
+}
+
+void run_panel(const GroupedProduct& p, const Isa& isa, const Task& t) {
+  static thread_local Scratch scratch;
+  const int64_t width = isa.panel_columns;
+  const int64_t panels = divide_up(t.columns, width);
+  const int64_t ldc = panels * width + kFloatsPerLine;
+  float* a = scratch.floats(t.rows * kRowStride + panels * kDepth * width + t.rows * ldc);
+  float* packed = a + t.rows * kRowStride;
+  float* sums = packed + panels * kDepth * width;
+  const char* weight = weight_block(p, t);
+  const int64_t weight_row = p.k * static_cast<int64_t>(size_of(p.weight_dtype));
+  const int64_t input_size = static_cast<int64_t>(size_of(p.input_dtype));
+
+  for (int64_t k0 = 0; k0 < p.k; k0 += kDepth) {
+    const int64_t depth = std::min(kDepth, p.k - k0);
+    for (int64_t r = 0; r < t.rows; ++r)
+      isa.to_f32[index_of(p.input_dtype)](input_row(p, t.first_row + r) + k0 * input_size, a + r * kRowStride, depth);
+    for (int64_t j = 0; j < panels; ++j)
+      isa.pack[index_of(p.weight_dtype)](weight + j * width * weight_row, p.k, k0, depth,
+                                         std::min(width, t.columns - j * width), packed + j * kDepth * width);
+    for (int64_t j = 0; j < panels; ++j)
+      isa.panel_product(a, t.rows, packed + j * kDepth * width, depth, sums + j * width, ldc, k0 == 0);
+  }
+  for (int64_t r = 0; r < t.rows; ++r) finish_row(p, isa, t, t.first_row + r, sums + r * ldc);
+}
+
+/// Cuts one expert's rows and columns into blocks, rows as evenly as they go.
+void add_tasks(std::vector<Task>& tasks, const GroupedProduct& p, int expert, int64_t first, int64_t rows,
+               int64_t row_block, int64_t column_block, bool dot) {
+  const int64_t blocks = divide_up(rows, row_block);
+  for (int64_t b = 0; b < blocks; ++b) {
+    const int64_t low = rows * b / blocks, high = rows * (b + 1) / blocks;
+    for (int64_t c = 0; c < p.n; c += column_block)
+      tasks.push_back({expert, dot, first + low, high - low, c, std::min(column_block, p.n - c)});
+  }
+}
+
+std::vector<Task> plan(const GroupedProduct& p, int64_t panel_columns) {
+  const int32_t whole[2] = {0, static_cast<int32_t>(p.max_rows)};
+  const int32_t* offsets = p.offsets ? p.offsets : whole;
+  int64_t previous = 0;
+  for (int e = 0; e <= p.experts; ++e) {
+    if (offsets[e] < previous || offsets[e] > p.max_rows)
+      throw Error(ErrorCode::kInternal,
+                  "offsets[" + std::to_string(e) + "] is " + std::to_string(offsets[e]) +
+                      "; expected non-decreasing values up to max_rows = " + std::to_string(p.max_rows));
+    previous = offsets[e];
+  }
+  // Large blocks first; smaller ones while there are too few tasks to keep all threads busy to the end.
+  const int64_t wanted = 4 * static_cast<int64_t>(cpu_threads());
+  std::vector<Task> tasks;
+  for (int shrink = 0; shrink < 3; ++shrink) {
+    tasks.clear();
+    const int64_t columns = std::max(kColumnBlock >> shrink, panel_columns), rows = kRowBlock >> shrink;
+    for (int e = 0; e < p.experts; ++e) {
+      const int64_t count = offsets[e + 1] - offsets[e];
+      if (count == 0) continue;
+      if (uses_dot_kernel(count, p.n))
+        add_tasks(tasks, p, e, offsets[e], count, rows, kDotColumnBlock >> shrink, true);
+      else
+        add_tasks(tasks, p, e, offsets[e], count, rows, columns, false);
+    }
+    if (cpu_threads() == 1 || static_cast<int64_t>(tasks.size()) >= wanted) break;
+  }
+  // The longest first, so that the last to finish is a short one.
+  std::stable_sort(tasks.begin(), tasks.end(),
+                   [](const Task& a, const Task& b) { return a.rows * a.columns > b.rows * b.columns; });
+  return tasks;
+}
+
+}  // namespace
+
+bool uses_dot_kernel(int64_t rows, int64_t n) { return rows <= kDotMaxRows || 2 * n <= isa().panel_columns; }
+
+void run_grouped_product(const GroupedProduct& p) {
+  const Isa& table = isa();
+  const std::vector<Task> tasks = plan(p, table.panel_columns);
+  parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+    const Task& task = tasks[static_cast<size_t>(i)];
+    if (task.dot)
+      run_dot(p, table, task);
+    else
+      run_panel(p, table, task);
+  });
+}
+
+}  // namespace nexus::cpu

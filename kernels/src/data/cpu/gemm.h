@@ -1,0 +1,33 @@
+// The CPU's grouped product, of which grouped_linear and router_logits are the two uses: they differ only in the dtypes
+// of input, weight and output. See gemm.cpp for how it is split.
+#pragma once
+#include "nexus/experts.h"
+
+namespace nexus::cpu {
+
+struct GroupedProduct {
+  DType input_dtype, weight_dtype, output_dtype;
+  int experts = 1;
+  int64_t k = 0, n = 0;
+  Epilogue epilogue = Epilogue::kIdentity;
+  EpilogueParams params{};
+  const void* input = nullptr;
+  const void* weight = nullptr;
+  const float* bias = nullptr;
+  void* output = nullptr;
+  const int32_t* offsets = nullptr;  ///< null: one expert with max_rows rows
+  const int32_t* order = nullptr;
+  int32_t rows_per_input = 1;
+  bool gather = false, scatter = false;
+  const float* row_scale = nullptr;
+  int64_t max_rows = 0;
+};
+
+/// Runs now, on all threads. `offsets` is read here: call it inside the stream's closure.
+void run_grouped_product(const GroupedProduct& p);
+
+/// True where rows of one expert go through the dot kernel, false for the packed-panel kernel.
+bool uses_dot_kernel(int64_t rows, int64_t n);
+constexpr int64_t kDotMaxRows = 8;
+
+}  // namespace nexus::cpu

@@ -1,0 +1,123 @@
+// Combining the experts' rows, and the shared expert's gate.
+//
+// combine: y[t] = Σ_j w[t, j] · rows[t·k + j] (slot order, float32) + s[t] · shared[t]; or the k weighted rows side by
+// side. Bound by memory: tokens·width·(k + 1 (+ 1)) elements. Rows come in slot order, so a token's k rows are
+// contiguous: a thread owns one 16-byte column of one token and reads k words a row apart; no atomics, and the order of
+// the sum is fixed.
+//
+// shared_gate: scale[t] = σ(x[t] · w); a warp per token, each lane every 32nd chunk, one butterfly.
+#include "data/backend.h"
+#include "data/cuda/activation.cuh"
+#include "data/cuda/check.h"
+#include "data/cuda/convert.cuh"
+
+namespace nexus::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+template <class T, int VEC>
+__global__ void __launch_bounds__(kThreads) weighted_sum_kernel(const CombineArgs a) {
+  const int64_t columns = a.width / VEC;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= a.tokens * columns) return;
+  const int64_t token = divide(i, columns), column = (i - token * columns) * VEC;
+  const T* row = static_cast<const T*>(a.rows) + token * a.top_k * a.width + column;
+  const float* weights = a.weights ? a.weights + token * a.top_k : nullptr;
+  float acc[VEC] = {};
+#pragma unroll 8
+  for (int j = 0; j < a.top_k; ++j) {
+    const Pack<T, VEC> v = load_pack<VEC>(row + static_cast<int64_t>(j) * a.width);
+    const float w = weights ? __ldg(weights + j) : 1.f;
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) acc[c] = fmaf(w, to_float(v.v[c]), acc[c]);
+  }
+  if (a.shared) {
+    const Pack<T, VEC> v = load_pack<VEC>(static_cast<const T*>(a.shared) + token * a.width + column);
+    const float s = a.shared_scale ? __ldg(a.shared_scale + token) : 1.f;
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) acc[c] = fmaf(s, to_float(v.v[c]), acc[c]);
+  }
+  Pack<T, VEC> out;
+#pragma unroll
+  for (int c = 0; c < VEC; ++c) out.v[c] = from_float<T>(acc[c]);
+  store_pack<VEC>(static_cast<T*>(a.out) + token * a.width + column, out);
+}
+
+/// Slot s's row goes to the same place of the output: [tokens, k·width] is [tokens·k, width].
+template <class T, int VEC>
+__global__ void __launch_bounds__(kThreads) concat_kernel(const CombineArgs a) {
+  const int64_t columns = a.width / VEC;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i >= a.tokens * a.top_k * columns) return;
+  const float w = a.weights ? __ldg(a.weights + divide(i, columns)) : 1.f;
+  Pack<T, VEC> v = load_pack<VEC>(static_cast<const T*>(a.rows) + i * VEC);
+#pragma unroll
+  for (int c = 0; c < VEC; ++c) v.v[c] = from_float<T>(w * to_float(v.v[c]));
+  store_pack<VEC>(static_cast<T*>(a.out) + i * VEC, v);
+}
+
+template <class T, int VEC>
+void launch_combine(const CombineArgs& args, cudaStream_t stream) {
+  const int64_t columns = args.width / VEC;
+  if (args.mode == CombineMode::kConcat) {
+    concat_kernel<T, VEC><<<grid_for(args.tokens * args.top_k * columns, kThreads), kThreads, 0, stream>>>(args);
+    check_launch("combine_concat");
+  } else {
+    weighted_sum_kernel<T, VEC><<<grid_for(args.tokens * columns, kThreads), kThreads, 0, stream>>>(args);
+    check_launch("combine_weighted_sum");
+  }
+}
+
+constexpr int kGateWarps = 4;
+
+template <class T, int VEC>
+__global__ void __launch_bounds__(kGateWarps * 32)
+    shared_gate_kernel(const T* __restrict__ x, const T* __restrict__ weight, int64_t tokens, int64_t hidden,
+                       float* __restrict__ scale) {
+  const int64_t token = static_cast<int64_t>(blockIdx.x) * kGateWarps + (threadIdx.x >> 5);
+  if (token >= tokens) return;
+  const int lane = threadIdx.x & 31;
+  const T* row = x + token * hidden;
+  float acc = 0.f;
+#pragma unroll 4
+  for (int64_t h = lane * VEC; h < hidden; h += 32 * VEC) {
+    const Pack<T, VEC> a = load_pack<VEC>(row + h), b = load_pack<VEC>(weight + h);
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) acc = fmaf(to_float(a.v[c]), to_float(b.v[c]), acc);
+  }
+  acc = warp_sum(acc);
+  if (lane == 0) scale[token] = sigmoid(acc);
+}
+
+}  // namespace
+
+void combine(Stream& stream, const CombineArgs& args) {
+  if (args.tokens == 0 || args.width == 0) return;
+  const cudaStream_t s = handle(stream);
+  with_type(args.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    constexpr int kVec = 16 / sizeof(T);
+    const bool whole = args.width % kVec == 0 && aligned16(args.rows) && aligned16(args.shared) && aligned16(args.out);
+    whole ? launch_combine<T, kVec>(args, s) : launch_combine<T, 1>(args, s);
+  });
+}
+
+void shared_gate(Stream& stream, const SharedGateArgs& args) {
+  if (args.tokens == 0) return;
+  const cudaStream_t s = handle(stream);
+  with_type(args.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    constexpr int kVec = 16 / sizeof(T);
+    const auto* x = static_cast<const T*>(args.x);
+    const auto* weight = static_cast<const T*>(args.weight);
+    const unsigned blocks = grid_for(args.tokens, kGateWarps);
+    if (args.hidden % kVec == 0 && aligned16(x) && aligned16(weight))
+      shared_gate_kernel<T, kVec><<<blocks, kGateWarps * 32, 0, s>>>(x, weight, args.tokens, args.hidden, args.scale);
+    else
+      shared_gate_kernel<T, 1><<<blocks, kGateWarps * 32, 0, s>>>(x, weight, args.tokens, args.hidden, args.scale);
+    check_launch("shared_gate");
+  });
+}
+
+}  // namespace nexus::cuda

@@ -1,0 +1,109 @@
+// Host side of the grouped linear layer: picking the tile shape, and dispatch by dtype. See grouped.h.
+#include <algorithm>
+
+#include "data/backend.h"
+#include "data/cuda/check.h"
+#include "data/cuda/grouped.h"
+
+namespace nexus::cuda {
+namespace {
+
+// Shared memory: the pipeline's stages, or the float32 tile of the epilogue that follows in the same bytes; then 12
+// bytes a row (its input row, output row and scale). The kernels static_assert the same sums.
+constexpr size_t mma_shared(int bm, int bn, int bk, int stages) {
+  const size_t pipeline = static_cast<size_t>(stages) * (bm + bn) * bk * 2;
+  const size_t tile = static_cast<size_t>(bm) * (bn + 8) * 4;
+  return std::max(pipeline, tile) + static_cast<size_t>(bm) * 12;
+}
+constexpr size_t simt_shared(int bm, int bn, int bk) {
+  const size_t pipeline = static_cast<size_t>(2) * bk * (bm + bn + 8) * 4;
+  const size_t tile = static_cast<size_t>(bm) * (bn + 8) * 4;
+  return std::max(pipeline, tile) + static_cast<size_t>(bm) * 12;
+}
+
+// Decode: 16 rows, narrow so that a handful of experts still cover the chip, 40 KiB of weights in flight per block,
+// three blocks per SM.
+constexpr Variant kMma16{"mma_16x32x128_s6", Kernel::kMma, 16, 32, 128, 6, 4, mma_shared(16, 32, 128, 6)};
+constexpr Variant kMma64{"mma_64x128x64_s4", Kernel::kMma, 64, 128, 64, 4, 4, mma_shared(64, 128, 64, 4)};
+// Prefill: 64×64 per warp, where ldmatrix traffic and mma.sync balance; 128×256 because L2 feeds no smaller tile at
+// full rate.
+constexpr Variant kMma128{"mma_128x256x64_s3", Kernel::kMma, 128, 256, 64, 3, 8, mma_shared(128, 256, 64, 3)};
+// Short k: the tile's prologue and epilogue weigh more than L2 traffic, and two blocks per SM hide one another's.
+constexpr Variant kMma128x128{"mma_128x128x64_s3", Kernel::kMma, 128, 128, 64, 3, 4, mma_shared(128, 128, 64, 3)};
+constexpr int64_t kShortK = 1024;
+constexpr Variant kMmaGuarded{"mma_guarded_64x128x64_s2", Kernel::kMmaGuarded, 64, 128, 64, 2, 4,
+                              mma_shared(64, 128, 64, 2)};
+constexpr Variant kSimt16{"simt_16x64x32", Kernel::kSimt, 16, 64, 32, 2, 4, simt_shared(16, 64, 32)};
+constexpr Variant kSimt128{"simt_128x128x16", Kernel::kSimt, 128, 128, 16, 2, 8, simt_shared(128, 128, 16)};
+
+bool rows_aligned(DType dtype, int64_t k) { return k * static_cast<int64_t>(size_of(dtype)) % 16 == 0; }
+
+}  // namespace
+
+constexpr Variant kSimt64Value{"simt_64x64x16", Kernel::kSimt, 64, 64, 16, 2, 8, simt_shared(64, 64, 16)};
+const Variant kSimt64 = kSimt64Value;
+
+const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t max_rows, bool aligned,
+                      size_t shared_limit) {
+  // Mean rows per expert, rounded up. Routing is known on the device only; experts far over the mean take several
+  // tiles.
+  const int64_t mean = (max_rows + experts - 1) / experts;
+  if (dtype == DType::kF32) {
+    if (mean <= 8) return kSimt16;
+    return mean <= 64 || n < 128 ? kSimt64 : kSimt128;
+  }
+  if (!aligned) return kMmaGuarded;
+  if (mean <= 8) return kMma16;
+  if (mean > 96 && n >= 256 && k > kShortK && kMma128.shared_bytes <= shared_limit) return kMma128;
+  if (mean > 96 && n >= 128 && kMma128x128.shared_bytes <= shared_limit) return kMma128x128;
+  return kMma64;
+}
+
+unsigned plan_grid(const Variant& variant, GroupedParams& params) {
+  if (params.k > 0x7fffff00 || params.n > 0x7fffff00)
+    throw_unsupported("k, n: got " + std::to_string(params.k) + ", " + std::to_string(params.n) +
+                      ", expected less than 2^31");
+  const int64_t n_tiles = (params.n + variant.bn - 1) / variant.bn;
+  const int64_t blocks = n_tiles * max_row_tiles(params.max_rows, params.experts, variant.bm);
+  if (blocks > 0x7fffffff) throw_unsupported("rows × n: " + std::to_string(blocks) + " tiles exceed CUDA's grid limit");
+  params.n_tiles = static_cast<int>(n_tiles);
+  return static_cast<unsigned>(blocks);
+}
+
+void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args) {
+  if (args.max_rows == 0) return;
+  const cudaStream_t s = handle(stream);
+  const int device = stream.device().index;
+  const bool gated = is_gated(desc.epilogue);
+  const bool aligned = rows_aligned(desc.dtype, desc.k) && aligned16(args.input) && aligned16(args.weight);
+  const Variant& variant =
+      choose(desc.dtype, desc.k, desc.n, desc.experts, args.max_rows, aligned, shared_memory_limit(device));
+  GroupedParams p{};
+  p.input = args.input, p.weight = args.weight, p.bias = args.bias, p.output = args.output;
+  p.offsets = args.offsets, p.order = args.order, p.row_scale = args.row_scale;
+  p.k = desc.k, p.n = desc.n, p.max_rows = args.max_rows;
+  p.experts = desc.experts, p.rows_per_input = args.rows_per_input;
+  p.epilogue = static_cast<int>(desc.epilogue), p.limit = desc.params.limit, p.alpha = desc.params.alpha;
+  p.gather = args.gather && args.order, p.scatter = args.scatter && args.order, p.gated = gated;
+  p.vector_store = desc.n % 8 == 0 && aligned16(args.output);
+  switch (desc.dtype) {
+    case DType::kBF16:
+      return launch_mma_bf16(variant, p, device, s);
+    case DType::kF16:
+      return launch_mma_f16(variant, p, device, s);
+    case DType::kF32:
+      return launch_simt_f32(variant, p, device, s);
+    default:
+      throw_invalid(std::string("dtype: got ") + name_of(desc.dtype) + ", expected f32, bf16 or f16");
+  }
+}
+
+std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows) {
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  return choose(desc.dtype, desc.k, desc.n, desc.experts, max_rows, rows_aligned(desc.dtype, desc.k),
+                shared_memory_limit(device))
+      .name;
+}
+
+}  // namespace nexus::cuda

@@ -1,0 +1,67 @@
+// What each device kind gives the execution plane. The public functions (stream.cpp) validate and dispatch; a build
+// without CUDA takes the cuda:: ones from cuda_runtime_none.cpp, which throw kUnsupported.
+#pragma once
+#include <atomic>
+
+#include "nexus/runtime.h"
+
+namespace nexus {
+
+#define NEXUS_EXECUTION_PLANE                                                                                  \
+  std::shared_ptr<Stream> create_stream(DeviceId device, int priority);                                        \
+  std::shared_ptr<Event> create_event(DeviceId device);                                                        \
+  /* bytes > 0 */                                                                                              \
+  std::shared_ptr<Buffer> allocate_buffer(const std::shared_ptr<Stream>& stream, size_t bytes);                \
+  /* Host memory that the device copies from at full speed. host_free may block. */                            \
+  void* host_allocate(DeviceId device, size_t bytes);                                                          \
+  void host_free(void* memory, size_t bytes) noexcept;                                                         \
+  /* Fills free_bytes and total_bytes. */                                                                      \
+  void memory_info(DeviceId device, MemoryStats& stats);                                                       \
+  void on_complete(const std::shared_ptr<Stream>& stream, std::function<void(std::exception_ptr error)> done); \
+  /* Throws kUnsupported, with the reason, where there is no such device. */                                   \
+  void require_device(DeviceId device);
+
+namespace cpu {
+NEXUS_EXECUTION_PLANE
+}
+namespace cuda {
+NEXUS_EXECUTION_PLANE
+}
+#undef NEXUS_EXECUTION_PLANE
+
+namespace cpu {
+/// Throws kOutOfMemory where the machine has not so much memory left, which Linux would grant all the same (and kill
+/// somebody later). Empties the arena where only that makes room. Small requests are not looked at.
+void require_host_memory(size_t bytes);
+}  // namespace cpu
+
+// ---- completion.cpp ----------------------------------------------------------------------------------------------
+
+/// Calls done(error) on the completion thread, now.
+void deliver(std::function<void(std::exception_ptr)> done, std::exception_ptr error);
+/// Polls `finished` on the completion thread until it returns true (then done(nullptr)) or throws (then done(that)).
+/// Items of one `lane` finish in the order in which they came, so only the oldest is polled.
+void deliver_when(const void* lane, std::function<bool()> finished, std::function<void(std::exception_ptr)> done);
+
+/// At process exit: returns when the completion thread polls nothing, and keeps it so. What is pending is not
+/// delivered.
+void stop_polling();
+
+// ---- accounting.cpp ----------------------------------------------------------------------------------------------
+
+/// Counts a live Buffer for as long as it lives.
+class LiveBytes {
+ public:
+  LiveBytes(DeviceId device, size_t bytes);
+  ~LiveBytes();
+  LiveBytes(const LiveBytes&) = delete;
+  LiveBytes& operator=(const LiveBytes&) = delete;
+
+ private:
+  DeviceId device_;
+  int64_t bytes_;
+};
+/// Fills live_bytes, live_buffers and peak_bytes.
+void read_accounts(DeviceId device, MemoryStats& stats);
+
+}  // namespace nexus

@@ -1,0 +1,44 @@
+#include "exec/background_thread.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+
+#include <string>
+#include <system_error>
+#include <thread>
+
+#include "nexus/error.h"
+
+namespace nexus {
+
+void pin_library() {
+  static const bool pinned = [] {
+    Dl_info info{};
+    if (dladdr(reinterpret_cast<const void*>(&pin_library), &info) == 0 || info.dli_fname == nullptr) return false;
+    // In a test program this names the executable, which cannot be opened and need not be.
+    return dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE) != nullptr;
+  }();
+  (void)pinned;
+}
+
+void start_background_thread(const char* name, std::function<void()> body) {
+  pin_library();
+  sigset_t all, before;
+  sigfillset(&all);
+  for (int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP})
+    sigdelset(&all, fault);                     // a crash is reported where it happens
+  pthread_sigmask(SIG_SETMASK, &all, &before);  // a new thread inherits the mask
+  try {
+    std::thread([name, body = std::move(body)] {
+      pthread_setname_np(pthread_self(), name);
+      body();
+    }).detach();
+  } catch (const std::system_error& e) {
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    throw Error(ErrorCode::kInternal, std::string("cannot start the thread '") + name + "': " + e.what());
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+}  // namespace nexus

@@ -1,0 +1,22 @@
+// The execution plane of a build without CUDA: there is no such device, and the error says why.
+#include "exec/backend.h"
+
+namespace nexus::cuda {
+namespace {
+[[noreturn]] void none() {
+  throw_unsupported("this build has no CUDA: it was compiled without nvcc, or with NEXUS_CUDA=OFF");
+}
+}  // namespace
+
+std::shared_ptr<Stream> create_stream(DeviceId, int) { none(); }
+std::shared_ptr<Event> create_event(DeviceId) { none(); }
+std::shared_ptr<Buffer> allocate_buffer(const std::shared_ptr<Stream>&, size_t) { none(); }
+void* host_allocate(DeviceId, size_t) { none(); }
+void host_free(void*, size_t) noexcept {}
+void memory_info(DeviceId, MemoryStats&) { none(); }
+void on_complete(const std::shared_ptr<Stream>&, std::function<void(std::exception_ptr)>) { none(); }
+void require_device(DeviceId device) {
+  throw_unsupported(device.name() + ": this build has no CUDA: it was compiled without nvcc, or with NEXUS_CUDA=OFF");
+}
+
+}  // namespace nexus::cuda

@@ -1,0 +1,441 @@
+// grouped_linear and grouped_mlp against their float64 oracles: every epilogue, dtype and way of addressing rows, at
+// odd sizes, on every device and CPU instruction set; bits that do not depend on threads or repetition; refusals by
+// name.
+#include "data_plane.h"
+
+using namespace nexus;
+using namespace nexus::test;
+
+namespace {
+
+constexpr Epilogue kEpilogues[] = {Epilogue::kIdentity, Epilogue::kRelu,         Epilogue::kGelu,  Epilogue::kGeluTanh,
+                                   Epilogue::kSilu,     Epilogue::kSwiglu,       Epilogue::kGeglu, Epilogue::kGegluTanh,
+                                   Epilogue::kReglu,    Epilogue::kClampedSwiglu};
+
+struct Shape {
+  int experts;
+  int64_t tokens;
+  int32_t top_k;
+  int64_t k, n;
+  Spread spread;
+};
+
+std::string describe(const GroupedLinearDesc& d, const Shape& s) {
+  return std::string(name_of(d.dtype)) + " epilogue " + show(d.epilogue) + " experts " + show(s.experts) + " tokens " +
+         show(s.tokens) + " top_k " + show(s.top_k) + " k " + show(s.k) + " n " + show(s.n);
+}
+
+/// One random problem on the host, its oracle, and runs of it.
+struct Problem {
+  GroupedLinearDesc desc;
+  Shape shape;
+  bool gather, scatter, use_bias, use_scale;
+  Buckets buckets;
+  HostArray input, weight;
+  std::vector<float> bias, scale;
+  std::vector<double> want;
+  int64_t width;
+
+  Problem(Random& random, DType dtype, Epilogue epilogue, const Shape& s, bool gather, bool scatter, bool use_bias,
+          bool use_scale)
+      : shape(s), gather(gather), scatter(scatter), use_bias(use_bias), use_scale(use_scale) {
+    desc.dtype = dtype;
+    desc.experts = s.experts;
+    desc.k = s.k;
+    desc.n = s.n;
+    desc.epilogue = epilogue;
+    desc.params = {1.5f, 1.702f};  // a limit that unit-scale data reaches
+    const int64_t slots = s.tokens * s.top_k;
+    buckets = random_buckets(random, s.experts, slots, s.spread);
+    const int64_t input_rows = gather ? s.tokens : slots;
+    input = HostArray::rounded(dtype, random.normals(static_cast<size_t>(input_rows * s.k)));
+    weight = HostArray::rounded(
+        dtype, random.normals(static_cast<size_t>(s.experts * s.n * s.k), 1.f / std::sqrt(static_cast<float>(s.k))));
+    bias = random.normals(static_cast<size_t>(s.experts * s.n));
+    scale = random.normals(static_cast<size_t>(slots));
+    width = is_gated(epilogue) ? s.n / 2 : s.n;
+    want.assign(static_cast<size_t>(slots * width), 0.0);
+    GroupedLinearArgs host = args();
+    host.input = input.data();
+    host.weight = weight.data();
+    host.bias = use_bias ? bias.data() : nullptr;
+    host.row_scale = use_scale ? scale.data() : nullptr;
+    host.offsets = buckets.offsets.data();
+    host.order = gather || scatter ? buckets.order.data() : nullptr;
+    grouped_linear_reference(desc, host, want.data());
+  }
+  GroupedLinearArgs args() const {
+    GroupedLinearArgs a;
+    a.gather = gather;
+    a.scatter = scatter;
+    a.rows_per_input = gather ? shape.top_k : 1;
+    a.max_rows = buckets.slots();
+    return a;
+  }
+  HostArray run(Bench& bench) const {
+    GroupedLinearArgs a = args();
+    a.input = bench.upload(input);
+    a.weight = bench.upload(weight);
+    a.bias = use_bias ? bench.upload(bias) : nullptr;
+    a.row_scale = use_scale ? bench.upload(scale) : nullptr;
+    a.offsets = bench.upload(buckets.offsets);
+    a.order = gather || scatter ? bench.upload(buckets.order) : nullptr;
+    a.output = bench.poisoned(desc.dtype, want.size());
+    grouped_linear(*bench.stream, desc, a);
+    return bench.read(desc.dtype, a.output, want.size());
+  }
+  void check() const {
+    for (const DeviceId device : devices())
+      for_each_isa(device, [&](const std::string& where) {
+        Bench bench(device);
+        check_close(run(bench), want, tolerance(desc.dtype), where + " " + describe(desc, shape));
+      });
+  }
+};
+
+}  // namespace
+
+TEST("grouped_linear: every epilogue and dtype, with bias") {
+  Random random(10);
+  for (const DType t : kFloatTypes)
+    for (const Epilogue e : kEpilogues)
+      Problem(random, t, e, {5, 37, 2, 33, 34, Spread::kSkewed}, true, true, true, false).check();
+}
+
+TEST("grouped_linear: gather, scatter, bias and row scale in every combination") {
+  Random random(11);
+  for (const DType t : kFloatTypes)
+    for (int mask = 0; mask < 16; ++mask)
+      Problem(random, t, Epilogue::kSilu, {3, 23, 3, 40, 29, Spread::kUniform}, mask & 1, mask & 2, mask & 4, mask & 8)
+          .check();
+}
+
+TEST("grouped_linear: no token, one token, one expert, all to one, none for some") {
+  Random random(12);
+  for (const DType t : kFloatTypes)
+    for (const int experts : {1, 2, 13})
+      for (const int64_t tokens : {0, 1, 2, 8, 9, 31})
+        for (const Spread spread : {Spread::kUniform, Spread::kOneExpert, Spread::kSkewed})
+          Problem(random, t, Epilogue::kSwiglu, {experts, tokens, 1, 24, 16, spread}, true, true, true, false).check();
+}
+
+TEST("grouped_linear: widths of 1, primes and dimensions that are not multiples of 8") {
+  Random random(13);
+  for (const DType t : kFloatTypes)
+    for (const int64_t k : {1, 7, 17, 33, 100, 257})
+      for (const int64_t n : {1, 2, 17, 33, 100, 131}) {
+        Problem(random, t, Epilogue::kRelu, {3, 4, 1, k, n, Spread::kUniform}, true, false, true, false)
+            .check();  // few rows
+        Problem(random, t, Epilogue::kRelu, {2, 41, 1, k, n, Spread::kUniform}, false, true, true, false)
+            .check();  // many
+      }
+}
+
+TEST("grouped_linear: several blocks of rows, columns and depth") {
+  Random random(14);
+  for (const DType t : kFloatTypes) {
+    Problem(random, t, Epilogue::kGelu, {2, 211, 2, 520, 264, Spread::kSkewed}, true, true, true, true).check();
+    Problem(random, t, Epilogue::kClampedSwiglu, {4, 150, 1, 300, 200, Spread::kOneExpert}, true, true, true, false)
+        .check();
+    Problem(random, t, Epilogue::kIdentity, {64, 100, 4, 64, 64, Spread::kUniform}, true, true, false, false).check();
+  }
+}
+
+TEST("grouped_linear: the same bits on every run and for any number of threads") {
+  Random random(15);
+  for (const DType t : kFloatTypes)
+    for (const int64_t tokens : {5, 200}) {
+      const Problem p(random, t, Epilogue::kSwiglu, {3, tokens, 2, 300, 222, Spread::kSkewed}, true, true, true, true);
+      for (const DeviceId device : devices())
+        for_each_isa(device, [&](const std::string&) {
+          Bench bench(device);
+          const HostArray first = p.run(bench);
+          CHECK(p.run(bench).bytes == first.bytes);
+          if (device.is_cuda()) return;
+          for (const int threads : {1, 2, 3, 7}) {
+            Threads scope(threads);
+            CHECK(p.run(bench).bytes == first.bytes);
+          }
+        });
+    }
+}
+
+TEST("grouped_linear: NaN and infinity pass through every epilogue as in float64, and stay in their row") {
+  for (const DeviceId device : devices())
+    for_each_isa(device, [&](const std::string& where) {
+      for (const Epilogue e : kEpilogues) {
+        GroupedLinearDesc d;
+        d.k = 1;
+        d.n = is_gated(e) ? 2 : 1;
+        d.epilogue = e;
+        const std::vector<float> x{NAN, 1.f, -200.f, 200.f}, w(static_cast<size_t>(d.n), 1.f);
+        const std::vector<int32_t> offsets{0, 4};
+        Bench bench(device);
+        GroupedLinearArgs a;
+        a.input = bench.upload(x);
+        a.weight = bench.upload(w);
+        a.offsets = bench.upload(offsets);
+        a.max_rows = 4;
+        float* out = bench.poisoned<float>(4);
+        a.output = out;
+        grouped_linear(*bench.stream, d, a);
+        const std::vector<float> got = bench.read(out, 4);
+        a.input = x.data(), a.weight = w.data(), a.offsets = offsets.data();
+        double want[4];
+        grouped_linear_reference(d, a, want);
+        if (!std::isnan(got[0])) throw Failure(where + ": epilogue " + show(e) + " lost a NaN: " + show(got[0]));
+        for (int i = 1; i < 4; ++i)
+          if (!(std::fabs(got[static_cast<size_t>(i)] - want[i]) <= 1e-5 * std::fabs(want[i]) + 1e-30))
+            throw Failure(where + ": epilogue " + show(e) + " of " + show(x[static_cast<size_t>(i)]) + ": " +
+                          show(got[static_cast<size_t>(i)]) + " vs " + show(want[i]));
+      }
+    });
+}
+
+TEST("activations are accurate to 2e-6 relative, element by element, on the CPU") {
+  std::vector<float> x;
+  for (float v = -6.f; v <= 20.f; v += 0.0037f) x.push_back(v);
+  for (const float v : {1e-8f, -1e-8f, 1e-4f, -1e-4f, 0.f, 60.f}) x.push_back(v);
+  const int64_t n = static_cast<int64_t>(x.size());
+  const std::vector<float> one{1.f};
+  const std::vector<int32_t> offsets{0, static_cast<int32_t>(n)};
+  for_each_isa(DeviceId{-1}, [&](const std::string& where) {
+    for (const Epilogue e : {Epilogue::kRelu, Epilogue::kGelu, Epilogue::kGeluTanh, Epilogue::kSilu}) {
+      GroupedLinearDesc d;
+      d.k = d.n = 1;
+      d.epilogue = e;
+      GroupedLinearArgs a;
+      a.input = x.data();
+      a.weight = one.data();
+      a.offsets = offsets.data();
+      a.max_rows = n;
+      std::vector<double> want(x.size());
+      grouped_linear_reference(d, a, want.data());
+      std::vector<float> got(x.size());
+      a.output = got.data();
+      auto stream = Stream::create(DeviceId{-1});
+      grouped_linear(*stream, d, a);
+      stream->synchronize();
+      for (size_t i = 0; i < x.size(); ++i) {
+        // Deep in the negative tail the argument of exp carries its own rounding: |x|² ulps of it.
+        const double allowed = (2e-6 + 2e-7 * x[i] * x[i] * (x[i] < 0)) * std::fabs(want[i]) + 1e-37;
+        if (!(std::fabs(got[i] - want[i]) <= allowed))
+          throw Failure(where + ": epilogue " + show(e) + "(" + show(x[i]) + ") = " + show(got[i]) + ", want " +
+                        show(want[i]));
+      }
+    }
+  });
+}
+
+TEST("grouped_linear_variant names what would run and depends on dtype, shape and rows alone") {
+  for (const DeviceId device : devices()) {
+    GroupedLinearDesc d;
+    d.k = 512;
+    d.n = 1024;
+    d.experts = 8;
+    const std::string name = grouped_linear_variant(device, d, 1024);
+    CHECK(!name.empty());
+    {
+      Threads scope(3);
+      CHECK_EQ(grouped_linear_variant(device, d, 1024), name);
+    }
+    d.dtype = DType::kBF16;
+    CHECK(grouped_linear_variant(device, d, 1024) != name);
+  }
+}
+
+TEST("grouped_linear refuses bad arguments by name") {
+  auto stream = Stream::create(DeviceId{-1});
+  float memory[64] = {};
+  const int32_t offsets[2] = {0, 1};
+  const auto refused = [&](const char* name, const std::function<void(GroupedLinearDesc&, GroupedLinearArgs&)>& spoil) {
+    GroupedLinearDesc d;
+    d.k = d.n = 2;
+    GroupedLinearArgs a;
+    a.input = a.weight = memory;
+    a.output = memory + 32;
+    a.offsets = offsets;
+    a.max_rows = 1;
+    spoil(d, a);
+    const std::string message = expect_error(ErrorCode::kInvalidArgument, [&] { grouped_linear(*stream, d, a); });
+    if (message.rfind(name, 0) != 0)
+      throw Failure("expected a message about " + std::string(name) + ", got: " + message);
+  };
+  using D = GroupedLinearDesc;
+  using A = GroupedLinearArgs;
+  refused("dtype", [](D& d, A&) { d.dtype = DType::kI32; });
+  refused("experts", [](D& d, A&) { d.experts = 0; });
+  refused("k", [](D& d, A&) { d.k = 0; });
+  refused("n", [](D& d, A&) { d.n = -1; });
+  refused("n", [](D& d, A&) { d.n = 3, d.epilogue = Epilogue::kSwiglu; });
+  refused("epilogue", [](D& d, A&) { d.epilogue = static_cast<Epilogue>(7); });
+  refused("params.limit", [](D& d, A&) { d.epilogue = Epilogue::kClampedSwiglu, d.params.limit = NAN; });
+  refused("max_rows", [](D&, A& a) { a.max_rows = -1; });
+  refused("max_rows", [](D&, A& a) { a.max_rows = int64_t{1} << 31; });
+  refused("rows_per_input", [](D&, A& a) { a.rows_per_input = 0; });
+  refused("order", [](D&, A& a) { a.gather = true; });
+  refused("order", [](D&, A& a) { a.scatter = true; });
+  refused("input", [](D&, A& a) { a.input = nullptr; });
+  refused("weight", [](D&, A& a) { a.weight = nullptr; });
+  refused("output", [](D&, A& a) { a.output = nullptr; });
+  refused("offsets", [](D& d, A& a) { d.experts = 2, a.offsets = nullptr; });
+}
+
+TEST("offsets beyond max_rows fail the CPU stream instead of writing outside") {
+  auto stream = Stream::create(DeviceId{-1});
+  float memory[64] = {};
+  const int32_t offsets[2] = {0, 9};
+  GroupedLinearDesc d;
+  d.k = d.n = 1;
+  GroupedLinearArgs a;
+  a.input = a.weight = memory;
+  a.output = memory + 32;
+  a.offsets = offsets;
+  a.max_rows = 1;
+  grouped_linear(*stream, d, a);
+  const std::string message = expect_error(ErrorCode::kInternal, [&] { stream->synchronize(); });
+  CHECK(message.find("offsets[1] is 9") != std::string::npos);
+}
+
+// ---- the MLPs
+// -----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+void check_mlp(Random& random, const MlpDesc& d, int64_t tokens, int32_t top_k, bool dense, bool use_bias,
+               bool use_scale) {
+  const Buckets buckets = dense ? bucket(1, std::vector<int32_t>(static_cast<size_t>(tokens), 0))
+                                : random_buckets(random, d.experts, tokens * top_k, Spread::kSkewed);
+  const HostArray x = HostArray::rounded(d.dtype, random.normals(static_cast<size_t>(tokens * d.input)));
+  const std::vector<float> scale = random.normals(static_cast<size_t>(tokens * top_k));
+  std::vector<HostArray> weight;
+  std::vector<std::vector<float>> bias;
+  MlpWeights host_weights;
+  for (int i = 0; i < mlp_layers(d.kind); ++i) {
+    const GroupedLinearDesc l = mlp_layer(d, i);
+    weight.push_back(HostArray::rounded(
+        d.dtype, random.normals(static_cast<size_t>(l.experts * l.n * l.k), 1.f / std::sqrt(static_cast<float>(l.k)))));
+    bias.push_back(random.normals(static_cast<size_t>(l.experts * l.n)));
+  }
+  for (size_t i = 0; i < weight.size(); ++i) {
+    host_weights.weight[i] = weight[i].data();
+    host_weights.bias[i] = use_bias ? bias[i].data() : nullptr;
+  }
+  MlpArgs args;
+  args.tokens = tokens;
+  args.top_k = top_k;
+  MlpArgs host = args;
+  host.x = x.data();
+  host.offsets = dense ? nullptr : buckets.offsets.data();
+  host.order = dense ? nullptr : buckets.order.data();
+  host.input_scale = use_scale ? scale.data() : nullptr;
+  const std::vector<double> want = mlp_oracle(d, host_weights, host);
+
+  for (const DeviceId device : devices()) {
+    Bench bench(device);
+    MlpWeights w;
+    for (size_t i = 0; i < weight.size(); ++i) {
+      w.weight[i] = bench.upload(weight[i]);
+      w.bias[i] = use_bias ? bench.upload(bias[i]) : nullptr;
+    }
+    args.x = bench.upload(x);
+    args.offsets = dense ? nullptr : bench.upload(buckets.offsets);
+    args.order = dense ? nullptr : bench.upload(buckets.order);
+    args.input_scale = use_scale ? bench.upload(scale) : nullptr;
+    const size_t workspace = mlp_workspace_bytes(device, d, tokens * top_k);
+    uint8_t* scratch = bench.poisoned<uint8_t>(workspace);
+    args.workspace = scratch;
+    args.rows = bench.poisoned(d.dtype, want.size());
+    grouped_mlp(*bench.stream, d, w, args);
+    const HostArray got = bench.read(d.dtype, args.rows, want.size());
+    bench.read(scratch, workspace);  // its guard
+    check_close(got, want, tolerance(d.dtype),
+                device.name() + " mlp " + show(d.kind) + " " + name_of(d.dtype) + " tokens " + show(tokens));
+  }
+}
+
+}  // namespace
+
+TEST("grouped_mlp: two-layer, three-layer and gated, with and without biases, gathered and scattered") {
+  Random random(20);
+  const std::pair<MlpKind, std::vector<Epilogue>> kinds[] = {
+      {MlpKind::kTwoLayer, {Epilogue::kRelu, Epilogue::kGelu, Epilogue::kGeluTanh, Epilogue::kSilu}},
+      {MlpKind::kThreeLayer, {Epilogue::kRelu}},
+      {MlpKind::kGated,
+       {Epilogue::kSwiglu, Epilogue::kGeglu, Epilogue::kGegluTanh, Epilogue::kReglu, Epilogue::kClampedSwiglu}}};
+  for (const DType t : kFloatTypes)
+    for (const auto& [kind, activations] : kinds)
+      for (const Epilogue activation : activations)
+        for (const bool use_bias : {false, true}) {
+          MlpDesc d{.dtype = t,
+                    .kind = kind,
+                    .activation = activation,
+                    .params = {1.5f, 1.702f},
+                    .experts = 5,
+                    .input = 36,
+                    .hidden = 51,
+                    .output = 44};
+          check_mlp(random, d, 47, 2, false, use_bias, use_bias && kind == MlpKind::kGated);
+        }
+}
+
+TEST("grouped_mlp: dense without order and offsets, and no tokens, one token") {
+  Random random(21);
+  for (const DType t : kFloatTypes)
+    for (const int64_t tokens : {0, 1, 3, 70}) {
+      MlpDesc d{.dtype = t,
+                .kind = MlpKind::kGated,
+                .activation = Epilogue::kSwiglu,
+                .params = {},
+                .experts = 1,
+                .input = 65,
+                .hidden = 30,
+                .output = 65};
+      check_mlp(random, d, tokens, 1, true, false, false);
+      d.experts = 7;
+      check_mlp(random, d, tokens, 3, false, true, true);
+    }
+}
+
+TEST("mlp_layer and grouped_mlp refuse what an MLP cannot be") {
+  auto stream = Stream::create(DeviceId{-1});
+  const auto refused = [&](const char* name, const std::function<void(MlpDesc&, MlpWeights&, MlpArgs&)>& spoil) {
+    float memory[64] = {};
+    MlpDesc d{.dtype = DType::kF32,
+              .kind = MlpKind::kTwoLayer,
+              .activation = Epilogue::kRelu,
+              .params = {},
+              .experts = 1,
+              .input = 2,
+              .hidden = 2,
+              .output = 2};
+    MlpWeights w;
+    w.weight = {memory, memory, memory};
+    MlpArgs a;
+    a.tokens = 1;
+    int32_t offsets[2] = {0, 1};
+    a.x = a.workspace = a.rows = memory;
+    a.offsets = offsets;
+    spoil(d, w, a);
+    const std::string message = expect_error(ErrorCode::kInvalidArgument, [&] { grouped_mlp(*stream, d, w, a); });
+    if (message.rfind(name, 0) != 0)
+      throw Failure("expected a message about " + std::string(name) + ", got: " + message);
+  };
+  using D = MlpDesc;
+  using W = MlpWeights;
+  using A = MlpArgs;
+  refused("activation", [](D& d, W&, A&) { d.activation = Epilogue::kSwiglu; });
+  refused("activation", [](D& d, W&, A&) { d.activation = Epilogue::kIdentity; });
+  refused("activation", [](D& d, W&, A&) { d.kind = MlpKind::kThreeLayer, d.activation = Epilogue::kGelu; });
+  refused("activation", [](D& d, W&, A&) { d.kind = MlpKind::kGated; });
+  refused("dtype", [](D& d, W&, A&) { d.dtype = DType::kI32; });
+  refused("hidden", [](D& d, W&, A&) { d.hidden = 0; });
+  refused("order", [](D& d, W&, A&) { d.experts = 2; });
+  refused("order", [](D&, W&, A& a) { a.top_k = 2; });
+  refused("weight[1]", [](D&, W& w, A&) { w.weight[1] = nullptr; });
+  refused("weight[2]", [](D& d, W& w, A&) { d.kind = MlpKind::kThreeLayer, w.weight[2] = nullptr; });
+  refused("tokens * top_k", [](D&, W&, A& a) { a.tokens = int64_t{1} << 31; });
+  refused("offsets", [](D& d, W&, A& a) { d.experts = 2, a.order = a.offsets, a.offsets = nullptr; });
+  refused("workspace", [](D&, W&, A& a) { a.workspace = nullptr; });
+  refused("x", [](D&, W&, A& a) { a.x = nullptr; });
+}

@@ -1,0 +1,350 @@
+// The whole layer against a composed float64 oracle: every kind of MLP, router options, shared expert and its gate,
+// concat, given logits, scaled input. The oracle takes the layer's own choice of experts (near ties may fall either
+// way; router_test.cpp judges the choice) after checking it against the routing oracle's.
+#include "nexus/layer.h"
+
+#include "data/reference.h"
+#include "data_plane.h"
+
+using namespace nexus;
+using namespace nexus::test;
+
+namespace {
+
+/// A layer's weights on the host, by the same names as LayerWeights.
+struct HostWeights {
+  HostArray router_weight, shared_gate;
+  std::vector<float> router_bias, select_bias;
+  std::array<HostArray, 3> expert_weight, shared_weight;
+  std::array<std::vector<float>, 3> expert_bias, shared_bias;
+};
+
+struct Options {
+  bool biases = false, router_bias = false, select_bias = false, given_logits = false;
+};
+
+HostWeights random_weights(Random& random, const LayerDesc& d, const Options& o) {
+  HostWeights w;
+  const auto matrix = [&](DType t, int64_t rows, int64_t columns) {
+    return HostArray::rounded(
+        t, random.normals(static_cast<size_t>(rows * columns), 1.f / std::sqrt(static_cast<float>(columns))));
+  };
+  if (!o.given_logits) w.router_weight = matrix(d.router_dtype, d.router.experts, d.experts.input);
+  if (o.router_bias) w.router_bias = random.normals(static_cast<size_t>(d.router.experts));
+  if (o.select_bias) w.select_bias = random.normals(static_cast<size_t>(d.router.experts), 0.1f);
+  const auto mlp = [&](const MlpDesc& m, auto& weight, auto& bias) {
+    for (int i = 0; i < mlp_layers(m.kind); ++i) {
+      const GroupedLinearDesc l = mlp_layer(m, i);
+      weight[static_cast<size_t>(i)] = matrix(l.dtype, l.experts * l.n, l.k);
+      if (o.biases) bias[static_cast<size_t>(i)] = random.normals(static_cast<size_t>(l.experts * l.n), 0.3f);
+    }
+  };
+  mlp(d.experts, w.expert_weight, w.expert_bias);
+  if (d.has_shared) mlp(d.shared, w.shared_weight, w.shared_bias);
+  if (d.shared_gate) w.shared_gate = matrix(d.experts.dtype, 1, d.experts.input);
+  return w;
+}
+
+LayerWeights upload(const std::shared_ptr<Stream>& stream, const HostWeights& h) {
+  const auto raw = [&](const void* data, size_t bytes) -> std::shared_ptr<Buffer> {
+    if (bytes == 0) return nullptr;
+    auto staging = HostBuffer::allocate(stream->device(), bytes);
+    std::memcpy(staging->data(), data, bytes);
+    auto buffer = Buffer::allocate(stream, bytes);
+    stream->copy(buffer->data(), staging->data(), bytes);
+    stream->synchronize();
+    return buffer;
+  };
+  const auto array = [&](const HostArray& a) { return raw(a.data(), a.bytes.size()); };
+  const auto floats = [&](const std::vector<float>& v) { return raw(v.data(), v.size() * 4); };
+  LayerWeights w;
+  w.router_weight = array(h.router_weight);
+  w.router_bias = floats(h.router_bias);
+  w.select_bias = floats(h.select_bias);
+  w.shared_gate = array(h.shared_gate);
+  for (size_t i = 0; i < 3; ++i) {
+    w.expert_weight[i] = array(h.expert_weight[i]);
+    w.expert_bias[i] = floats(h.expert_bias[i]);
+    w.shared_weight[i] = array(h.shared_weight[i]);
+    w.shared_bias[i] = floats(h.shared_bias[i]);
+  }
+  return w;
+}
+
+MlpWeights pointers(const std::array<HostArray, 3>& weight, const std::array<std::vector<float>, 3>& bias) {
+  MlpWeights w;
+  for (size_t i = 0; i < 3; ++i) {
+    w.weight[i] = weight[i].bytes.empty() ? nullptr : weight[i].data();
+    w.bias[i] = bias[i].empty() ? nullptr : bias[i].data();
+  }
+  return w;
+}
+
+size_t output_size(const LayerDesc& d, int64_t tokens) {
+  return static_cast<size_t>(tokens * d.experts.output * (d.combine == CombineMode::kConcat ? d.router.top_k : 1));
+}
+
+/// The routing oracle's choice, for comparison.
+std::vector<int32_t> oracle_ids(const LayerDesc& d, const HostWeights& h, const HostArray& x, int64_t tokens,
+                                const std::vector<float>& given) {
+  const size_t experts = static_cast<size_t>(d.router.experts), slots = static_cast<size_t>(tokens * d.router.top_k);
+  std::vector<float> logits = given;
+  if (given.empty()) {
+    std::vector<double> product(static_cast<size_t>(tokens) * experts);
+    router_logits_reference({.x = x.data(),
+                             .x_dtype = d.experts.dtype,
+                             .weight = h.router_weight.data(),
+                             .weight_dtype = d.router_dtype,
+                             .bias = h.router_bias.empty() ? nullptr : h.router_bias.data(),
+                             .tokens = tokens,
+                             .hidden = d.experts.input,
+                             .experts = d.router.experts},
+                            product.data());
+    logits.assign(product.begin(), product.end());
+  }
+  std::vector<int32_t> ids(slots), counts(experts), offsets(experts + 1), order(slots);
+  std::vector<float> weights(slots);
+  route_reference(d.router, {.logits = logits.data(),
+                             .select_bias = h.select_bias.empty() ? nullptr : h.select_bias.data(),
+                             .tokens = tokens,
+                             .expert_ids = ids.data(),
+                             .weights = weights.data(),
+                             .counts = counts.data(),
+                             .offsets = offsets.data(),
+                             .order = order.data()});
+  return ids;
+}
+
+/// The layer's output in float64 from a routing on; rows are stored in the dtype, as the contract says.
+std::vector<double> oracle_output(const LayerDesc& d, const HostWeights& h, const HostArray& x, int64_t tokens,
+                                  const std::vector<int32_t>& ids, const std::vector<float>& weights) {
+  const Buckets buckets = bucket(d.router.experts, ids);
+  const auto rounded = [&](const std::vector<double>& v) {
+    return HostArray::rounded(d.experts.dtype, std::vector<float>(v.begin(), v.end()));
+  };
+  const HostArray rows = rounded(mlp_oracle(d.experts, pointers(h.expert_weight, h.expert_bias),
+                                            {.x = x.data(),
+                                             .tokens = tokens,
+                                             .top_k = d.router.top_k,
+                                             .offsets = buckets.offsets.data(),
+                                             .order = buckets.order.data(),
+                                             .input_scale = d.scale_input ? weights.data() : nullptr}));
+  HostArray shared;
+  std::vector<float> scale;
+  if (d.has_shared)
+    shared = rounded(mlp_oracle(d.shared, pointers(h.shared_weight, h.shared_bias), {.x = x.data(), .tokens = tokens}));
+  if (d.shared_gate)
+    for (int64_t t = 0; t < tokens; ++t) {
+      double sum = 0;
+      for (int64_t i = 0; i < d.experts.input; ++i)
+        sum += x[static_cast<size_t>(t * d.experts.input + i)] * h.shared_gate[static_cast<size_t>(i)];
+      scale.push_back(static_cast<float>(reference::sigmoid(sum)));
+    }
+  std::vector<double> out(output_size(d, tokens));
+  combine_reference({.mode = d.combine,
+                     .dtype = d.experts.dtype,
+                     .rows = rows.data(),
+                     .weights = d.scale_input ? nullptr : weights.data(),
+                     .shared = d.has_shared ? shared.data() : nullptr,
+                     .shared_scale = d.shared_gate ? scale.data() : nullptr,
+                     .tokens = tokens,
+                     .width = d.experts.output,
+                     .top_k = d.router.top_k},
+                    out.data());
+  return out;
+}
+
+/// Batches up and down through one layer, each checked, repeated and, on the CPU, repeated on other numbers of threads.
+void check_layer(Random& random, const LayerDesc& d, const Options& o, const std::string& what) {
+  const HostWeights h = random_weights(random, d, o);
+  for (const DeviceId device : devices()) {
+    Bench bench(device);
+    const auto layer = Layer::create(d, upload(bench.stream, h), device);
+    for (const int64_t tokens : {int64_t{3}, int64_t{0}, int64_t{61}, int64_t{1}}) {
+      const size_t slots = static_cast<size_t>(tokens * d.router.top_k), size = output_size(d, tokens);
+      const HostArray x =
+          HostArray::rounded(d.experts.dtype, random.normals(static_cast<size_t>(tokens * d.experts.input)));
+      const std::vector<float> logits =
+          o.given_logits ? random.normals(static_cast<size_t>(tokens * d.router.experts)) : std::vector<float>{};
+      const void* device_x = bench.upload(x);
+      const float* device_logits = o.given_logits ? bench.upload(logits) : nullptr;
+      StepRecord record;
+      std::vector<int32_t> ids;
+      std::vector<float> weights;
+      const auto run = [&] {
+        void* out = bench.poisoned(d.experts.dtype, size);
+        int32_t* ids_out = bench.poisoned<int32_t>(slots);
+        float* weights_out = bench.poisoned<float>(slots);
+        layer->enqueue(bench.stream, device_x, tokens, device_logits, out, &record, ids_out, weights_out);
+        const HostArray got = bench.read(d.experts.dtype, out, size);
+        ids = bench.read(ids_out, slots);
+        weights = bench.read(weights_out, slots);
+        return got;
+      };
+      const HostArray got = run();
+      const std::string where = device.name() + " " + what + " " + name_of(d.experts.dtype) + " tokens " + show(tokens);
+      const std::vector<int32_t> expected = oracle_ids(d, h, x, tokens, logits);
+      size_t differing = 0;
+      for (size_t s = 0; s < slots; ++s) differing += ids[s] != expected[s];
+      if (differing > 2) throw Failure(where + ": " + show(differing) + " slots have another expert than the oracle's");
+      check_close(got, oracle_output(d, h, x, tokens, ids, weights), tolerance(d.experts.dtype), where);
+
+      CHECK_EQ(record.tokens, tokens);
+      std::vector<int32_t> counts(static_cast<size_t>(d.router.experts), 0);
+      for (const int32_t e : ids) ++counts[static_cast<size_t>(e)];
+      CHECK(std::memcmp(record.counts->data(), counts.data(), counts.size() * 4) == 0);
+      for (size_t i = 0; i + 1 < record.marks.size(); ++i)
+        CHECK(record.marks[i]->elapsed_ms(*record.marks[i + 1]) >= 0);
+
+      CHECK(run().bytes == got.bytes);
+      if (device.is_cpu())
+        for (const int threads : {1, 3}) {
+          Threads scope(threads);
+          CHECK(run().bytes == got.bytes);
+        }
+    }
+    CHECK(layer->workspace_bytes() > 0 && layer->weight_bytes() > 0);
+    layer->release();
+    CHECK_EQ(layer->weight_bytes(), 0u);
+    CHECK_EQ(layer->workspace_bytes(), 0u);
+    expect_error(ErrorCode::kDisposed,
+                 [&] { layer->enqueue(bench.stream, nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr); });
+  }
+}
+
+LayerDesc basic(DType t, MlpKind kind, Epilogue activation) {
+  LayerDesc d;
+  d.router = {.experts = 7, .top_k = 2, .normalize = Normalize::kSumPlusEpsilon};
+  d.experts = {.dtype = t,
+               .kind = kind,
+               .activation = activation,
+               .params = {1.5f, 1.702f},
+               .experts = 7,
+               .input = 40,
+               .hidden = 52,
+               .output = 40};
+  return d;
+}
+LayerDesc with_shared(LayerDesc d, bool gate) {
+  d.has_shared = true;
+  d.shared = d.experts;
+  d.shared.experts = 1;
+  d.shared.hidden = 33;
+  d.shared_gate = gate;
+  return d;
+}
+
+}  // namespace
+
+TEST("layer: two-layer, three-layer and gated experts, with and without biases") {
+  Random random(50);
+  for (const DType t : kFloatTypes)
+    for (const bool biases : {false, true}) {
+      for (const Epilogue e : {Epilogue::kRelu, Epilogue::kGelu, Epilogue::kGeluTanh, Epilogue::kSilu})
+        check_layer(random, basic(t, MlpKind::kTwoLayer, e), {.biases = biases}, "two-layer");
+      check_layer(random, basic(t, MlpKind::kThreeLayer, Epilogue::kRelu), {.biases = biases}, "three-layer");
+      for (const Epilogue e : {Epilogue::kSwiglu, Epilogue::kGeglu, Epilogue::kClampedSwiglu})
+        check_layer(random, basic(t, MlpKind::kGated, e), {.biases = biases}, "gated");
+    }
+}
+
+TEST("layer: GPT-OSS: a biased router, softmax over the chosen, clamped swiglu with biases") {
+  Random random(51);
+  for (const DType t : kFloatTypes) {
+    LayerDesc d = basic(t, MlpKind::kGated, Epilogue::kClampedSwiglu);
+    d.router_dtype = t;
+    d.router = {.experts = 7, .top_k = 4, .score = Score::kIdentity, .weigh = Weigh::kSoftmaxChosen};
+    check_layer(random, d, {.biases = true, .router_bias = true}, "gpt-oss");
+  }
+}
+
+TEST("layer: DeepSeek-V3: sigmoid, selection bias, groups, a shared expert without gate") {
+  Random random(52);
+  for (const DType t : kFloatTypes) {
+    LayerDesc d = with_shared(basic(t, MlpKind::kGated, Epilogue::kSwiglu), false);
+    d.experts.experts = 16;
+    d.router = {.experts = 16,
+                .top_k = 4,
+                .score = Score::kSigmoid,
+                .groups = 4,
+                .keep_groups = 2,
+                .group_value = GroupValue::kTopTwoSum,
+                .normalize = Normalize::kSumPlusEpsilon,
+                .epsilon = 1e-20f,
+                .scale = 2.5f};
+    check_layer(random, d, {.select_bias = true}, "deepseek-v3");
+  }
+}
+
+TEST("layer: Qwen2-MoE: a shared expert behind its sigmoid gate") {
+  Random random(53);
+  for (const DType t : kFloatTypes)
+    check_layer(random, with_shared(basic(t, MlpKind::kGated, Epilogue::kSwiglu), true), {}, "qwen2");
+}
+
+TEST("layer: Llama-4: the weight scales the expert's input") {
+  Random random(54);
+  for (const DType t : kFloatTypes) {
+    LayerDesc d = with_shared(basic(t, MlpKind::kGated, Epilogue::kSwiglu), false);
+    d.router = {.experts = 7, .top_k = 1, .score = Score::kIdentity, .weigh = Weigh::kSigmoidChosen};
+    d.scale_input = true;
+    check_layer(random, d, {}, "llama-4");
+  }
+}
+
+TEST("layer: concat, and given logits without a router weight") {
+  Random random(55);
+  for (const DType t : kFloatTypes) {
+    LayerDesc d = basic(t, MlpKind::kGated, Epilogue::kSwiglu);
+    d.combine = CombineMode::kConcat;
+    check_layer(random, d, {}, "concat");
+    check_layer(random, basic(t, MlpKind::kTwoLayer, Epilogue::kRelu), {.given_logits = true}, "given logits");
+  }
+}
+
+TEST("layer: steps alternating between two streams give the same bits") {
+  Random random(56);
+  const LayerDesc d = with_shared(basic(DType::kF32, MlpKind::kGated, Epilogue::kSwiglu), true);
+  const HostWeights h = random_weights(random, d, {});
+  for (const DeviceId device : devices()) {
+    Bench a(device), b(device);
+    const auto layer = Layer::create(d, upload(a.stream, h), device);
+    const HostArray x = HostArray::rounded(DType::kF32, random.normals(50 * 40));
+    std::vector<std::vector<uint8_t>> outputs;
+    std::vector<std::pair<Bench*, void*>> pending;
+    for (Bench* bench : {&a, &b, &a, &b}) {
+      const void* device_x = bench->upload(x);
+      void* out = bench->poisoned<float>(50 * 40);
+      layer->enqueue(bench->stream, device_x, 50, nullptr, out, nullptr, nullptr, nullptr);
+      pending.emplace_back(bench, out);
+    }
+    for (auto& [bench, out] : pending) outputs.push_back(bench->read(out, 50 * 40 * 4));
+    for (const auto& bytes : outputs) CHECK(bytes == outputs[0]);
+  }
+}
+
+TEST("layer: create refuses descriptors and weights that do not fit") {
+  Random random(57);
+  const DeviceId cpu;
+  auto stream = Stream::create(cpu);
+  const LayerDesc good = with_shared(basic(DType::kF32, MlpKind::kGated, Epilogue::kSwiglu), true);
+  const HostWeights h = random_weights(random, good, {.biases = true, .router_bias = true});
+  const auto refused = [&](const std::string& word, const std::function<void(LayerDesc&, LayerWeights&)>& spoil) {
+    LayerDesc d = good;
+    LayerWeights w = upload(stream, h);
+    spoil(d, w);
+    const std::string message = expect_error(ErrorCode::kInvalidArgument, [&] { Layer::create(d, w, cpu); });
+    if (message.find(word) == std::string::npos)
+      throw Failure("expected a message with '" + word + "', got: " + message);
+  };
+  CHECK(Layer::create(good, upload(stream, h), cpu) != nullptr);
+  refused("router", [](LayerDesc&, LayerWeights& w) { w.router_weight = w.router_bias; });
+  refused("expert weight 1", [](LayerDesc&, LayerWeights& w) { w.expert_weight[1] = nullptr; });
+  refused("expert bias 0", [](LayerDesc&, LayerWeights& w) { w.expert_bias[0] = w.expert_bias[1]; });
+  refused("shared weight 0", [](LayerDesc&, LayerWeights& w) { w.shared_weight[0] = nullptr; });
+  refused("shared gate", [](LayerDesc&, LayerWeights& w) { w.shared_gate = nullptr; });
+  refused("experts", [](LayerDesc& d, LayerWeights&) { d.router.experts = 6; });
+  refused("top_k", [](LayerDesc& d, LayerWeights&) { d.router.top_k = 8; });
+  refused("concat", [](LayerDesc& d, LayerWeights&) { d.combine = CombineMode::kConcat; });
+  refused("activation", [](LayerDesc& d, LayerWeights&) { d.experts.activation = Epilogue::kRelu; });
+}
