@@ -260,7 +260,10 @@ export interface NativeBinding {
       hidden: number,
       scale: BufferHandle,
     ): void
-    /** One unfused linear layer over a contiguous range of rows with one expert's matrix: the baseline's product. */
+    /**
+     * One unfused linear layer over `rows` rows with one expert's matrix: the baseline's product. `weightOffset` and `biasOffset` count
+     * elements; `offsets` is i32 [2] on the device and holds [0, rows].
+     */
     linear(
       stream: StreamHandle,
       dtype: number,
@@ -275,6 +278,7 @@ export interface NativeBinding {
       output: BufferHandle,
       offsets: BufferHandle,
     ): void
+    /** out[i] = x[order[first + i] / rowsPerInput], i < n. The entries of `order` are trusted: they come from `route`. */
     gatherRows(
       stream: StreamHandle,
       dtype: number,
@@ -297,6 +301,7 @@ export interface NativeBinding {
       width: number,
       out: BufferHandle,
     ): void
+    /** acc (f32 [tokens, width]) += the weighted rows of one expert; `weights` is the whole [tokens, topK] buffer, its size gives tokens. */
     indexAdd(
       stream: StreamHandle,
       dtype: number,

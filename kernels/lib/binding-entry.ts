@@ -1,0 +1,15 @@
+/**
+ * The seam for the other packages' `src/native.ts`, and for nobody else: the raw addon and what makes and opens tensors.
+ * Not covered by semantic versioning.
+ * @packageDocumentation
+ */
+export type * from './binding.js'
+export { binding, call, callAsync } from './call.js'
+export { deviceIndex } from './device.js'
+export { type DType, dtypeBytes, dtypeCode, dtypes } from './dtype.js'
+export { toNexusError } from './errors.js'
+export { eventOf } from './event.js'
+export { type LoadedAddon, loadAddon } from './loader.js'
+export { orderBehind } from './ordering.js'
+export { streamOf } from './stream.js'
+export { bufferOf, setTensorStream, tensorFromBuffer, tensorStream } from './tensor.js'
