@@ -1,0 +1,70 @@
+/** The help texts. Options come from the definitions that the parser uses, so the two cannot disagree. */
+import type { ArgsDef } from 'citty'
+import { demoArgs, doctorArgs } from './arguments.js'
+import type { Style } from './style.js'
+
+function optionLines(definitions: ArgsDef, style: Style): string[] {
+  const rows = Object.entries(definitions).map(([name, definition]) => {
+    const alias = 'alias' in definition && typeof definition.alias === 'string' ? `-${definition.alias}, ` : '    '
+    const hint = 'valueHint' in definition && definition.valueHint ? ` <${definition.valueHint}>` : ''
+    const initial = definition.default === undefined ? '' : style.dim(` (default ${definition.default})`)
+    return { left: `${alias}--${name}${hint}`, right: `${definition.description ?? ''}${initial}` }
+  })
+  const width = Math.max(...rows.map((row) => row.left.length))
+  return rows.map((row) => `  ${style.cyan(row.left.padEnd(width))}  ${row.right}`)
+}
+
+export function helpText(topic: 'demo' | 'doctor', style: Style): string {
+  const title = (text: string) => style.bold(text)
+  if (topic === 'doctor') {
+    return [
+      'nexus-demo doctor: what this machine offers to Nexus, and what to do about what is missing.',
+      '',
+      title('Usage'),
+      '  nexus-demo doctor [--json]',
+      '',
+      title('Options'),
+      ...optionLines(doctorArgs, style),
+      '',
+      title('Exit codes'),
+      '  0  usable (a CPU is enough)',
+      '  2  wrong command line',
+      '  3  the native addon cannot be loaded',
+      '',
+    ].join('\n')
+  }
+  return [
+    'nexus-demo: a Mixture-of-Experts layer on this machine, proved, timed and profiled.',
+    '',
+    'It loads the MoE layers of a small checkpoint and compares their output with what transformers recorded; times the textbook',
+    'loop over experts against the Nexus layer with the same weights; and routes handwritten digits through a layer to show',
+    'how unevenly its experts are used. Results go to stdout, progress to stderr.',
+    '',
+    title('Usage'),
+    '  nexus-demo [options]',
+    '  nexus-demo doctor [--json]     what this machine has, and what to do about what is missing',
+    '',
+    title('Options'),
+    ...optionLines(demoArgs, style),
+    '',
+    title('Examples'),
+    '  nexus-demo                                 everything, on the GPU where there is one',
+    '  nexus-demo --device cpu --runs 5           on the CPU, quickly',
+    '  nexus-demo --batches 1,8,64 --seed 7       other batch sizes, other random numbers',
+    '  nexus-demo --checkpoint ./Mixtral-tiny     a checkpoint of yours; its output is proved when it has a moe_io.safetensors',
+    "  nexus-demo --json | jq '.comparison.rows[].speedup'",
+    '',
+    title('Exit codes'),
+    '  0    everything ran, and every proof held',
+    '  1    a proof failed, or the checkpoint could not be read',
+    '  2    wrong command line',
+    '  3    the device or the native addon is not available (see nexus-demo doctor)',
+    '  130  interrupted',
+    '',
+    title('Environment'),
+    '  NO_COLOR, FORCE_COLOR       without colours, with colours even where there is no terminal',
+    '  NEXUS_NUM_THREADS           CPU threads to use',
+    '  NEXUS_NATIVE_PATH           the native addon to load',
+    '',
+  ].join('\n')
+}

@@ -1,0 +1,134 @@
+/**
+ * What a layer reports: of one step, and over its life. Times are the device's own, between events in the stream; counts are copied
+ * behind the step. Neither makes the data path wait.
+ */
+import type { DeviceName, DType } from '@nexus/native'
+import type { RawStepStats } from './native.js'
+
+/** Device time of a step's phases, in milliseconds. */
+export interface PhaseTimes {
+  /** Logits, choice, weights and buckets. */
+  readonly routerMs: number
+  readonly expertsMs: number
+  /** The shared expert and its gate; 0 without one. */
+  readonly sharedMs: number
+  readonly combineMs: number
+  readonly totalMs: number
+}
+
+/** What one `forward` did. */
+export interface StepStats {
+  readonly tokens: number
+  /** Slots that each expert got; they sum to tokens·topK. */
+  readonly counts: Int32Array
+  readonly times: PhaseTimes
+  /** Experts that got at least one token. */
+  readonly activeExperts: number
+  /** The busiest expert's count over the mean count: 1 is even. `null` for a step without tokens. */
+  readonly loadImbalance: number | null
+}
+
+/** A layer's life so far, as plain data that survives `JSON.stringify`. */
+export interface LayerStats {
+  readonly device: DeviceName
+  readonly dtype: DType
+  /** All steps, `enqueue` and `forward`, that were queued. */
+  readonly steps: number
+  readonly tokens: number
+  /** Finished `forward` steps: those whose counts and times are known. */
+  readonly measuredSteps: number
+  readonly measuredTokens: number
+  /** Of the measured steps; `null` before the first. */
+  readonly times: { readonly mean: PhaseTimes; readonly last: PhaseTimes } | null
+  /** Slots of each expert over the measured steps. */
+  readonly expertCounts: readonly number[]
+  /** Of `expertCounts`; `null` while they are all 0. */
+  readonly loadImbalance: number | null
+  /** Kernel variant of each linear layer for the last step's rows; empty before the first step and for the baseline. */
+  readonly variants: { readonly experts: readonly string[]; readonly shared: readonly string[] }
+  readonly weightBytes: number
+  /** Scratch memory held now. */
+  readonly workspaceBytes: number
+}
+
+/** max / mean, or `null` when nothing was counted. */
+export function loadImbalance(counts: ArrayLike<number>): number | null {
+  let sum = 0
+  let max = 0
+  for (let i = 0; i < counts.length; i++) {
+    const count = counts[i] ?? 0
+    sum += count
+    max = Math.max(max, count)
+  }
+  return sum === 0 ? null : (max * counts.length) / sum
+}
+
+export function stepStats(tokens: number, raw: RawStepStats): StepStats {
+  const { counts, routerMs, expertsMs, sharedMs, combineMs, totalMs } = raw
+  return {
+    tokens,
+    counts,
+    times: { routerMs, expertsMs, sharedMs, combineMs, totalMs },
+    activeExperts: counts.reduce((active, count) => active + (count > 0 ? 1 : 0), 0),
+    loadImbalance: loadImbalance(counts),
+  }
+}
+
+const phases = ['routerMs', 'expertsMs', 'sharedMs', 'combineMs', 'totalMs'] as const
+
+/** Adds up the steps of one layer. */
+export class StatsRecorder {
+  #steps = 0
+  #tokens = 0
+  #measuredSteps = 0
+  #measuredTokens = 0
+  #lastTokens = 0
+  #last: PhaseTimes | null = null
+  readonly #sums = { routerMs: 0, expertsMs: 0, sharedMs: 0, combineMs: 0, totalMs: 0 }
+  readonly #counts: number[]
+
+  constructor(numExperts: number) {
+    this.#counts = new Array<number>(numExperts).fill(0)
+  }
+
+  /** Tokens of the last step queued, `null` before the first. */
+  get lastTokens(): number | null {
+    return this.#steps === 0 ? null : this.#lastTokens
+  }
+
+  queued(tokens: number): void {
+    this.#steps++
+    this.#tokens += tokens
+    this.#lastTokens = tokens
+  }
+
+  measured({ tokens, counts, times }: StepStats): void {
+    this.#measuredSteps++
+    this.#measuredTokens += tokens
+    this.#last = times
+    for (const phase of phases) this.#sums[phase] += times[phase]
+    for (const [expert, count] of counts.entries()) this.#counts[expert] = (this.#counts[expert] ?? 0) + count
+  }
+
+  report(layer: Pick<LayerStats, 'device' | 'dtype' | 'variants' | 'weightBytes' | 'workspaceBytes'>): LayerStats {
+    const n = this.#measuredSteps
+    const s = this.#sums
+    const mean = {
+      routerMs: s.routerMs / n,
+      expertsMs: s.expertsMs / n,
+      sharedMs: s.sharedMs / n,
+      combineMs: s.combineMs / n,
+      totalMs: s.totalMs / n,
+    }
+    return {
+      ...layer,
+      steps: this.#steps,
+      tokens: this.#tokens,
+      measuredSteps: n,
+      measuredTokens: this.#measuredTokens,
+      times: this.#last === null ? null : { mean, last: { ...this.#last } },
+      expertCounts: [...this.#counts],
+      loadImbalance: loadImbalance(this.#counts),
+    }
+  }
+}
