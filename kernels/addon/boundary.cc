@@ -9,12 +9,18 @@ namespace {
 
 const char* code_of(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kInvalidArgument: return "ERR_NEXUS_INVALID_ARGUMENT";
-    case ErrorCode::kOutOfMemory: return "ERR_NEXUS_OUT_OF_MEMORY";
-    case ErrorCode::kDevice: return "ERR_NEXUS_DEVICE";
-    case ErrorCode::kUnsupported: return "ERR_NEXUS_UNSUPPORTED";
-    case ErrorCode::kDisposed: return "ERR_NEXUS_DISPOSED";
-    case ErrorCode::kInternal: break;
+    case ErrorCode::kInvalidArgument:
+      return "ERR_NEXUS_INVALID_ARGUMENT";
+    case ErrorCode::kOutOfMemory:
+      return "ERR_NEXUS_OUT_OF_MEMORY";
+    case ErrorCode::kDevice:
+      return "ERR_NEXUS_DEVICE";
+    case ErrorCode::kUnsupported:
+      return "ERR_NEXUS_UNSUPPORTED";
+    case ErrorCode::kDisposed:
+      return "ERR_NEXUS_DISPOSED";
+    case ErrorCode::kInternal:
+      break;
   }
   return "ERR_NEXUS_INTERNAL";
 }
@@ -32,16 +38,20 @@ Napi::Error make_error(Napi::Env env, const Error& error) {
 
 const char* name_of(Kind kind) {
   switch (kind) {
-    case Kind::kStream: return "stream";
-    case Kind::kEvent: return "event";
-    case Kind::kBuffer: return "buffer";
-    case Kind::kLayer: return "layer";
+    case Kind::kStream:
+      return "stream";
+    case Kind::kEvent:
+      return "event";
+    case Kind::kBuffer:
+      return "buffer";
+    case Kind::kLayer:
+      return "layer";
   }
   return "unknown";
 }
 
-/// The second half is an address in this library: the handle of another copy of the addon, whose objects live in another
-/// runtime, is refused.
+/// The second half is an address in this library: the handle of another copy of the addon, whose objects live in
+/// another runtime, is refused.
 const napi_type_tag& handle_tag() {
   static const napi_type_tag tag{0x6e657875732d6d6fULL, reinterpret_cast<uintptr_t>(&tag)};
   return tag;
@@ -99,8 +109,9 @@ Handle& any_handle(const Napi::Value& value, const char* name) {
   bool ours = false;
   void* data = nullptr;
   // Primitives and foreign objects fail the first call or the comparison: all are told the same.
-  if (value.Type() != napi_external || napi_check_object_type_tag(value.Env(), value, &handle_tag(), &ours) != napi_ok ||
-      !ours || napi_get_value_external(value.Env(), value, &data) != napi_ok) {
+  if (value.Type() != napi_external ||
+      napi_check_object_type_tag(value.Env(), value, &handle_tag(), &ours) != napi_ok || !ours ||
+      napi_get_value_external(value.Env(), value, &data) != napi_ok) {
     throw Napi::TypeError::New(value.Env(), std::string(name) + ": expected a handle of this addon");
   }
   return *static_cast<Handle*>(data);
@@ -126,8 +137,8 @@ double number(const Napi::Value& value, const char* name) {
 int64_t integer(const Napi::Value& value, const char* name, int64_t min, int64_t max) {
   const double d = number(value, name);
   if (!(d >= static_cast<double>(min) && d <= static_cast<double>(max)) || d != std::floor(d)) {
-    throw_invalid(std::string(name) + ": expected an integer from " + std::to_string(min) + " to " + std::to_string(max) +
-                  ", got " + value.ToString().Utf8Value());
+    throw_invalid(std::string(name) + ": expected an integer from " + std::to_string(min) + " to " +
+                  std::to_string(max) + ", got " + value.ToString().Utf8Value());
   }
   return static_cast<int64_t>(d);
 }
@@ -161,13 +172,13 @@ void* view_bytes(const StreamHandle& stream, const Napi::Value& value, const cha
                   stream.object->device().name());
   }
   if (offset % alignment != 0) {
-    throw_invalid(std::string(name) + ": expected a byte offset that is a multiple of " + std::to_string(alignment) + ", got " +
-                  std::to_string(offset));
+    throw_invalid(std::string(name) + ": expected a byte offset that is a multiple of " + std::to_string(alignment) +
+                  ", got " + std::to_string(offset));
   }
   // Both are below 2^53: the sum cannot overflow.
   if (offset + bytes > static_cast<int64_t>(buffer.bytes())) {
-    throw_invalid(std::string(name) + ": needs " + std::to_string(bytes) + " bytes at offset " + std::to_string(offset) +
-                  ", the buffer has " + std::to_string(buffer.bytes()));
+    throw_invalid(std::string(name) + ": needs " + std::to_string(bytes) + " bytes at offset " +
+                  std::to_string(offset) + ", the buffer has " + std::to_string(buffer.bytes()));
   }
   record_use(handle, stream);
   return buffer.data() == nullptr ? nullptr : static_cast<char*>(buffer.data()) + offset;

@@ -1,20 +1,20 @@
-// Crossing the boundary: errors, handles, checked arguments. Every function of the addon is defined through define(), which
-// turns any C++ exception into a JavaScript error with a `code`; sizes are checked against buffers here, before anything
-// is enqueued, so that no wrong argument from JavaScript can reach memory that is not its own.
+// Crossing the boundary: errors, handles, checked arguments. Every function of the addon is defined through define(),
+// which turns any C++ exception into a JavaScript error with a `code`; sizes are checked against buffers here, before
+// anything is enqueued, so that no wrong argument from JavaScript can reach memory that is not its own.
 #pragma once
-#include "environment.h"
-
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
 #include <string>
 
+#include "environment.h"
 #include "nexus/layer.h"
 #include "nexus/runtime.h"
 
 namespace nexus::addon {
 
-// ---- errors -----------------------------------------------------------------------------------------------------------
+// ---- errors
+// -----------------------------------------------------------------------------------------------------------
 
 Napi::Error js_error(Napi::Env env, const std::exception_ptr& error);
 
@@ -33,7 +33,8 @@ void define(Napi::Object& target, const char* name) {
   target.Set(name, Napi::Function::New<guarded<Body>>(target.Env(), name));
 }
 
-// ---- handles ----------------------------------------------------------------------------------------------------------
+// ---- handles
+// ----------------------------------------------------------------------------------------------------------
 
 enum class Kind : uint8_t { kStream, kEvent, kBuffer, kLayer };
 
@@ -88,7 +89,8 @@ inline void record_use(BufferHandle& buffer, const StreamHandle& stream) {
   buffer.recorded = stream.id;
 }
 
-// ---- arguments --------------------------------------------------------------------------------------------------------
+// ---- arguments
+// --------------------------------------------------------------------------------------------------------
 
 constexpr int64_t kMaxSafeInteger = (int64_t{1} << 53) - 1;
 
@@ -105,7 +107,8 @@ inline bool absent(const Napi::Value& value) { return value.IsNull() || value.Is
 /// The product of sizes; kInvalidArgument naming `name` when it is beyond what a buffer can have.
 int64_t product(const char* name, std::initializer_list<int64_t> factors);
 
-/// The `bytes` bytes at `offset` of a buffer, for use on `stream`: checks kind, device, extent and alignment, records the use.
+/// The `bytes` bytes at `offset` of a buffer, for use on `stream`: checks kind, device, extent and alignment, records
+/// the use.
 void* view_bytes(const StreamHandle& stream, const Napi::Value& value, const char* name, int64_t bytes, int64_t offset,
                  int64_t alignment);
 template <class T>
@@ -121,16 +124,19 @@ inline void* view(const StreamHandle& stream, const Napi::Value& value, const ch
 }
 /// null stays null.
 template <class T>
-T* optional_view(const StreamHandle& stream, const Napi::Value& value, const char* name, int64_t elements, int64_t first = 0) {
+T* optional_view(const StreamHandle& stream, const Napi::Value& value, const char* name, int64_t elements,
+                 int64_t first = 0) {
   return absent(value) ? nullptr : view<T>(stream, value, name, elements, first);
 }
 
-// ---- descriptors ------------------------------------------------------------------------------------------------------
+// ---- descriptors
+// ------------------------------------------------------------------------------------------------------
 
 RouterDesc router_desc(const Napi::Value& value);
 MlpDesc mlp_desc(const Napi::Value& value, const char* name);
 
-// ---- one installer per package ------------------------------------------------------------------------------------------
+// ---- one installer per package
+// ------------------------------------------------------------------------------------------
 
 Napi::Object native_functions(Napi::Env env);
 Napi::Object router_kernels_functions(Napi::Env env);

@@ -1,7 +1,7 @@
 // @nexus/core: the whole layer, one native call a step.
-#include "boundary.h"
-
 #include <cstring>
+
+#include "boundary.h"
 
 namespace nexus::addon {
 namespace {
@@ -27,7 +27,8 @@ std::array<std::shared_ptr<Buffer>, 3> buffers(const Napi::Object& from, const c
 
 Value LayerCreate(const CallbackInfo& info) {
   const auto device = device_of(info[0]);
-  if (!info[1].IsObject() || !info[2].IsObject()) throw Napi::TypeError::New(info.Env(), "desc, weights: expected objects");
+  if (!info[1].IsObject() || !info[2].IsObject())
+    throw Napi::TypeError::New(info.Env(), "desc, weights: expected objects");
   const auto from = info[1].As<Napi::Object>(), tensors = info[2].As<Napi::Object>();
   LayerDesc desc;
   desc.router = router_desc(from.Get("router"));
@@ -66,7 +67,8 @@ Step step_of(const CallbackInfo& info) {
   const auto& stream = stream_of(info[1]);
   const auto& desc = layer.desc();
   const int64_t tokens = integer(info[3], "tokens", 0, INT32_MAX / desc.router.top_k);
-  const int64_t width = desc.combine == CombineMode::kConcat ? desc.experts.output * desc.router.top_k : desc.experts.output;
+  const int64_t width =
+      desc.combine == CombineMode::kConcat ? desc.experts.output * desc.router.top_k : desc.experts.output;
   const void* x = view(stream, info[2], "x", desc.experts.dtype, product("x", {tokens, desc.experts.input}));
   const float* logits = optional_view<float>(stream, info[4], "logits", tokens * desc.router.experts);
   void* out = view(stream, info[5], "out", desc.experts.dtype, product("out", {tokens, width}));
@@ -140,7 +142,8 @@ Value LayerForward(const CallbackInfo& info) {
 }
 
 Value LayerWeightBytes(const CallbackInfo& info) {
-  return Napi::Number::New(info.Env(), static_cast<double>(unwrap<LayerHandle>(info[0], "layer").object->weight_bytes()));
+  return Napi::Number::New(info.Env(),
+                           static_cast<double>(unwrap<LayerHandle>(info[0], "layer").object->weight_bytes()));
 }
 
 Value LayerWorkspaceBytes(const CallbackInfo& info) {

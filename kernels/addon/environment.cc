@@ -25,8 +25,7 @@ void Environment::install(Napi::Env env) {
   check(env, napi_unref_threadsafe_function(env, self->wake_));
   env.SetInstanceData<Slot>(new Slot(self));
   // Cleanup hooks run last in, first out: ours comes before the function's own, so no thread calls it afterwards.
-  check(env, napi_add_env_cleanup_hook(
-                 env, [](void* self) { static_cast<Environment*>(self)->close(); }, self.get()));
+  check(env, napi_add_env_cleanup_hook(env, [](void* self) { static_cast<Environment*>(self)->close(); }, self.get()));
 }
 
 std::shared_ptr<Environment> Environment::of(Napi::Env env) { return *env.GetInstanceData<Slot>(); }

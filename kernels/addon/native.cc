@@ -85,7 +85,8 @@ Value SetCpuThreads(const CallbackInfo& info) {
 
 Value CpuThreads(const CallbackInfo& info) { return Napi::Number::New(info.Env(), cpu_threads()); }
 
-// ---- streams and events -----------------------------------------------------------------------------------------------
+// ---- streams and events
+// -----------------------------------------------------------------------------------------------
 
 Value StreamCreate(const CallbackInfo& info) {
   const auto device = device_of(info[0]);
@@ -142,7 +143,8 @@ Value Release(const CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// ---- buffers ----------------------------------------------------------------------------------------------------------
+// ---- buffers
+// ----------------------------------------------------------------------------------------------------------
 
 Value BufferCreate(const CallbackInfo& info) {
   const auto& stream = stream_of(info[0]);

@@ -19,8 +19,7 @@ Value RouteWorkspaceBytes(const CallbackInfo& info) {
   const auto desc = router_desc(info[1]);
   const int64_t tokens = integer(info[2], "tokens");
   slots(tokens, desc.top_k);
-  return Napi::Number::New(info.Env(),
-                           static_cast<double>(route_workspace_bytes(device_of(info[0]), desc, tokens)));
+  return Napi::Number::New(info.Env(), static_cast<double>(route_workspace_bytes(device_of(info[0]), desc, tokens)));
 }
 
 Value Route(const CallbackInfo& info) {
@@ -94,8 +93,8 @@ Value GroupedMlp(const CallbackInfo& info) {
   args.top_k = integer32(info[6], "topK", 1, kMaxTopK);
   const int64_t rows = slots(args.tokens, args.top_k);
   if (absent(info[8]) && (desc.experts != 1 || args.top_k != 1)) {
-    throw_invalid("order: null only for one expert and topK 1, got " + std::to_string(desc.experts) + " experts and topK " +
-                  std::to_string(args.top_k));
+    throw_invalid("order: null only for one expert and topK 1, got " + std::to_string(desc.experts) +
+                  " experts and topK " + std::to_string(args.top_k));
   }
   args.x = view(stream, info[4], "x", desc.dtype, product("x", {args.tokens, desc.input}));
   args.offsets = view<int32_t>(stream, info[7], "offsets", desc.experts + 1);
@@ -128,7 +127,8 @@ Value Combine(const CallbackInfo& info) {
   if (concat && !absent(info[5])) throw_invalid("shared: expected null with mode concat");
   args.rows = view(stream, info[3], "rows", args.dtype, product("rows", {rows, args.width}));
   args.weights = optional_view<float>(stream, info[4], "weights", rows);
-  if (!absent(info[5])) args.shared = view(stream, info[5], "shared", args.dtype, product("shared", {args.tokens, args.width}));
+  if (!absent(info[5]))
+    args.shared = view(stream, info[5], "shared", args.dtype, product("shared", {args.tokens, args.width}));
   args.shared_scale = optional_view<float>(stream, info[6], "sharedScale", args.tokens);
   args.out = view(stream, info[10], "out", args.dtype, product("out", {concat ? rows : args.tokens, args.width}));
   combine(*stream.object, args);
@@ -148,7 +148,8 @@ Value SharedGate(const CallbackInfo& info) {
   return info.Env().Undefined();
 }
 
-// ---- unfused, for the baseline ------------------------------------------------------------------------------------------
+// ---- unfused, for the baseline
+// ------------------------------------------------------------------------------------------
 
 Value Linear(const CallbackInfo& info) {
   const auto& stream = stream_of(info[0]);
@@ -159,7 +160,8 @@ Value Linear(const CallbackInfo& info) {
   desc.k = integer(info[4], "k", 1, INT32_MAX);
   desc.n = integer(info[5], "n", 1, INT32_MAX);
   args.input = view(stream, info[2], "input", desc.dtype, product("input", {args.max_rows, desc.k}));
-  args.weight = view(stream, info[6], "weight", desc.dtype, product("weight", {desc.n, desc.k}), integer(info[7], "weightOffset"));
+  args.weight = view(stream, info[6], "weight", desc.dtype, product("weight", {desc.n, desc.k}),
+                     integer(info[7], "weightOffset"));
   args.bias = optional_view<float>(stream, info[8], "bias", desc.n, integer(info[9], "biasOffset"));
   args.output = view(stream, info[10], "output", desc.dtype, product("output", {args.max_rows, desc.n}));
   args.offsets = view<int32_t>(stream, info[11], "offsets", 2);

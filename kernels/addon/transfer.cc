@@ -61,8 +61,13 @@ Upload upload_arguments(const Napi::CallbackInfo& info) {
   const auto elements = static_cast<int64_t>(bytes / size);
   const auto to_size = static_cast<int64_t>(size_of(to));
   void* target = view_bytes(stream, info[1], "buffer", product("source", {elements, to_size}), offset, to_size);
-  return {stream.object, unwrap<BufferHandle>(info[1], "buffer").object, static_cast<char*>(target), source,
-          bytes / size,  from,  to};
+  return {stream.object,
+          unwrap<BufferHandle>(info[1], "buffer").object,
+          static_cast<char*>(target),
+          source,
+          bytes / size,
+          from,
+          to};
 }
 
 /// Queues the copy of a staged chunk and keeps it until the copy is done.
@@ -86,8 +91,8 @@ void upload_snapshot(const Upload& u) {
   }
 }
 
-/// An upload converted off the JS thread, chunk by chunk. Everything but stage() runs on the one completion thread, after the
-/// first advance() that starts it: no lock is needed.
+/// An upload converted off the JS thread, chunk by chunk. Everything but stage() runs on the one completion thread,
+/// after the first advance() that starts it: no lock is needed.
 class UploadJob : public std::enable_shared_from_this<UploadJob> {
  public:
   UploadJob(Upload upload, std::shared_ptr<Environment> environment, uint64_t promise)
@@ -152,9 +157,12 @@ Napi::TypedArray result_array(Napi::Env env, DType type, size_t elements, void**
   auto memory = Napi::ArrayBuffer::New(env, elements * size_of(type));
   *data = memory.Data();
   switch (type) {
-    case DType::kF32: return Napi::Float32Array::New(env, elements, memory, 0);
-    case DType::kI32: return Napi::Int32Array::New(env, elements, memory, 0);
-    default: return Napi::Uint16Array::New(env, elements, memory, 0);
+    case DType::kF32:
+      return Napi::Float32Array::New(env, elements, memory, 0);
+    case DType::kI32:
+      return Napi::Int32Array::New(env, elements, memory, 0);
+    default:
+      return Napi::Uint16Array::New(env, elements, memory, 0);
   }
 }
 

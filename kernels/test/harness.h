@@ -96,8 +96,12 @@ class Random {
     return z ^ (z >> 31);
   }
   double uniform() { return static_cast<double>(next() >> 11) * 0x1.0p-53; }
-  int64_t integer(int64_t low, int64_t high) { return low + static_cast<int64_t>(next() % static_cast<uint64_t>(high - low + 1)); }
-  float normal() { return static_cast<float>(std::sqrt(-2 * std::log(1 - uniform())) * std::cos(6.283185307179586 * uniform())); }
+  int64_t integer(int64_t low, int64_t high) {
+    return low + static_cast<int64_t>(next() % static_cast<uint64_t>(high - low + 1));
+  }
+  float normal() {
+    return static_cast<float>(std::sqrt(-2 * std::log(1 - uniform())) * std::cos(6.283185307179586 * uniform()));
+  }
   std::vector<float> normals(size_t n, float scale = 1.f) {
     std::vector<float> v(n);
     for (auto& x : v) x = scale * normal();
@@ -123,27 +127,27 @@ inline std::string expect_error(ErrorCode code, const std::function<void()>& f) 
 
 #define NEXUS_CONCAT2(a, b) a##b
 #define NEXUS_CONCAT(a, b) NEXUS_CONCAT2(a, b)
-#define TEST(name)                                                                                               \
-  static void NEXUS_CONCAT(test_body_, __LINE__)();                                                              \
+#define TEST(name)                                                                                                   \
+  static void NEXUS_CONCAT(test_body_, __LINE__)();                                                                  \
   static const ::nexus::test::Registrar NEXUS_CONCAT(test_reg_, __LINE__)(name, NEXUS_CONCAT(test_body_, __LINE__)); \
   static void NEXUS_CONCAT(test_body_, __LINE__)()
 #define NEXUS_FAIL(message) \
   throw ::nexus::test::Failure(std::string(__FILE__) + ":" + std::to_string(__LINE__) + ": " + (message))
-#define CHECK(condition)                       \
-  do {                                         \
-    if (!(condition)) NEXUS_FAIL(#condition);  \
+#define CHECK(condition)                      \
+  do {                                        \
+    if (!(condition)) NEXUS_FAIL(#condition); \
   } while (0)
-#define CHECK_EQ(a, b)                                                                                      \
-  do {                                                                                                      \
-    const auto va_ = (a);                                                                                   \
-    const auto vb_ = (b);                                                                                   \
-    if (!(va_ == vb_))                                                                                      \
+#define CHECK_EQ(a, b)                                                                                           \
+  do {                                                                                                           \
+    const auto va_ = (a);                                                                                        \
+    const auto vb_ = (b);                                                                                        \
+    if (!(va_ == vb_))                                                                                           \
       NEXUS_FAIL(std::string(#a " == " #b ": ") + ::nexus::test::show(va_) + " vs " + ::nexus::test::show(vb_)); \
   } while (0)
-#define CHECK_LE(a, b)                                                                                      \
-  do {                                                                                                      \
-    const auto va_ = (a);                                                                                   \
-    const auto vb_ = (b);                                                                                   \
-    if (!(va_ <= vb_))                                                                                      \
+#define CHECK_LE(a, b)                                                                                           \
+  do {                                                                                                           \
+    const auto va_ = (a);                                                                                        \
+    const auto vb_ = (b);                                                                                        \
+    if (!(va_ <= vb_))                                                                                           \
       NEXUS_FAIL(std::string(#a " <= " #b ": ") + ::nexus::test::show(va_) + " vs " + ::nexus::test::show(vb_)); \
   } while (0)

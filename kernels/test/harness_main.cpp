@@ -32,7 +32,8 @@ int main(int argc, char** argv) {
       verdict = "FAIL", detail = e.what();
     }
     const double ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-    std::printf("%s %s (%.0f ms)%s%s\n", verdict.c_str(), c.name.c_str(), ms, detail.empty() ? "" : ": ", detail.c_str());
+    std::printf("%s %s (%.0f ms)%s%s\n", verdict.c_str(), c.name.c_str(), ms, detail.empty() ? "" : ": ",
+                detail.c_str());
     std::fflush(stdout);
   }
   std::printf("%d passed, %d failed, %d skipped\n", passed, failed, skipped);

@@ -9,9 +9,9 @@ namespace nexus {
 
 enum class CombineMode : int32_t { kWeightedSum = 0, kConcat = 1 };
 
-/// weighted sum: y[t] = sum_j weights[t, j] * rows[t*top_k + j], in slot order in float32, then + shared_scale[t] * shared[t].
-/// concat:       y[t] = [weights[t,0]*rows[t*top_k], weights[t,1]*rows[t*top_k+1], …]  ([tokens, top_k * width]); no shared.
-/// weights == null means 1 (Llama-4, where the weight scaled the input).
+/// weighted sum: y[t] = sum_j weights[t, j] * rows[t*top_k + j], in slot order in float32, then + shared_scale[t] *
+/// shared[t]. concat:       y[t] = [weights[t,0]*rows[t*top_k], weights[t,1]*rows[t*top_k+1], …]  ([tokens, top_k *
+/// width]); no shared. weights == null means 1 (Llama-4, where the weight scaled the input).
 struct CombineArgs {
   CombineMode mode = CombineMode::kWeightedSum;
   DType dtype = DType::kF32;            ///< of rows, shared and out
@@ -36,17 +36,19 @@ struct SharedGateArgs {
 };
 void shared_gate(Stream& stream, const SharedGateArgs& args);
 
-// ---- unfused operations for the per-expert baseline ------------------------------------------------------------------
+// ---- unfused operations for the per-expert baseline
+// ------------------------------------------------------------------
 /// out[i] = x[order[first + i] / rows_per_input], i < n.
-void gather_rows(Stream& s, DType dtype, const void* x, const int32_t* order, int64_t first, int64_t n, int32_t rows_per_input,
-                 int64_t width, void* out);
-/// In the input's dtype, elementwise; gated: in [n, 2*width] interleaved → out [n, width]. In place allowed when not gated.
-void activate(Stream& s, DType dtype, Epilogue epilogue, const EpilogueParams& params, const void* in, int64_t n, int64_t width,
-              void* out);
-/// acc[order[first+i] / top_k] += weights[order[first+i]] * rows[i], float32 acc [tokens, width]; a token occurs at most once
-/// in one call (one expert), so the result does not depend on scheduling.
-void index_add(Stream& s, DType dtype, const void* rows, const float* weights, const int32_t* order, int64_t first, int64_t n,
-               int32_t top_k, int64_t width, float* acc);
+void gather_rows(Stream& s, DType dtype, const void* x, const int32_t* order, int64_t first, int64_t n,
+                 int32_t rows_per_input, int64_t width, void* out);
+/// In the input's dtype, elementwise; gated: in [n, 2*width] interleaved → out [n, width]. In place allowed when not
+/// gated.
+void activate(Stream& s, DType dtype, Epilogue epilogue, const EpilogueParams& params, const void* in, int64_t n,
+              int64_t width, void* out);
+/// acc[order[first+i] / top_k] += weights[order[first+i]] * rows[i], float32 acc [tokens, width]; a token occurs at
+/// most once in one call (one expert), so the result does not depend on scheduling.
+void index_add(Stream& s, DType dtype, const void* rows, const float* weights, const int32_t* order, int64_t first,
+               int64_t n, int32_t top_k, int64_t width, float* acc);
 /// Converts n device elements between f32, bf16, f16.
 void cast(Stream& s, const void* src, DType from, void* dst, DType to, int64_t n);
 

@@ -21,12 +21,16 @@ class Error : public std::runtime_error {
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code(code) {}
 
   ErrorCode code;
-  std::string native;       ///< e.g. "cudaErrorIllegalAddress"; empty when not from CUDA
-  int64_t requested = -1;   ///< bytes, for kOutOfMemory
-  int64_t available = -1;   ///< bytes free when it failed, for kOutOfMemory; -1 unknown
+  std::string native;      ///< e.g. "cudaErrorIllegalAddress"; empty when not from CUDA
+  int64_t requested = -1;  ///< bytes, for kOutOfMemory
+  int64_t available = -1;  ///< bytes free when it failed, for kOutOfMemory; -1 unknown
 };
 
-[[noreturn]] inline void throw_invalid(const std::string& message) { throw Error(ErrorCode::kInvalidArgument, message); }
-[[noreturn]] inline void throw_unsupported(const std::string& message) { throw Error(ErrorCode::kUnsupported, message); }
+[[noreturn]] inline void throw_invalid(const std::string& message) {
+  throw Error(ErrorCode::kInvalidArgument, message);
+}
+[[noreturn]] inline void throw_unsupported(const std::string& message) {
+  throw Error(ErrorCode::kUnsupported, message);
+}
 
 }  // namespace nexus

@@ -1,11 +1,13 @@
-// Grouped expert MLPs. The unit of work is one grouped linear layer with a fused epilogue; an MLP is two or three of them:
+// Grouped expert MLPs. The unit of work is one grouped linear layer with a fused epilogue; an MLP is two or three of
+// them:
 //   two-layer    h = act(x W1ᵀ + b1)                      y = h W2ᵀ + b2
 //   three-layer  h = relu(x W1ᵀ + b1)  g = relu(h W2ᵀ + b2)  y = g W3ᵀ + b3        (the original design's expert)
-//   gated        h = glu(x W1ᵀ + b1)                      y = h W2ᵀ + b2        W1 has 2·inter rows, gate and up interleaved
-// Weights are [experts, N, K], K contiguous (torch's Linear layout). For a gated first layer row 2i is gate i and row 2i+1 is
-// up i (GPT-OSS's own order, and the one in which one accumulator pair holds both). Biases are float32, interleaved alike.
-// Accumulation is float32, the K order of a sum is fixed per kernel variant, and a variant is chosen by dtype, shape and
-// row count only: never by strategy, thread count or SM count.
+//   gated        h = glu(x W1ᵀ + b1)                      y = h W2ᵀ + b2        W1 has 2·inter rows, gate and up
+//   interleaved
+// Weights are [experts, N, K], K contiguous (torch's Linear layout). For a gated first layer row 2i is gate i and row
+// 2i+1 is up i (GPT-OSS's own order, and the one in which one accumulator pair holds both). Biases are float32,
+// interleaved alike. Accumulation is float32, the K order of a sum is fixed per kernel variant, and a variant is chosen
+// by dtype, shape and row count only: never by strategy, thread count or SM count.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -17,7 +19,7 @@ namespace nexus {
 enum class Epilogue : int32_t {
   kIdentity = 0,
   kRelu = 1,
-  kGelu = 2,      ///< exact, with erf
+  kGelu = 2,  ///< exact, with erf
   kGeluTanh = 3,
   kSilu = 4,
   // gated: N columns come in, N/2 go out
@@ -30,8 +32,8 @@ enum class Epilogue : int32_t {
 constexpr bool is_gated(Epilogue e) { return static_cast<int32_t>(e) >= 16; }
 
 struct EpilogueParams {
-  float limit = 7.f;       ///< clamped swiglu
-  float alpha = 1.702f;    ///< clamped swiglu
+  float limit = 7.f;     ///< clamped swiglu
+  float alpha = 1.702f;  ///< clamped swiglu
 };
 
 /// One grouped linear layer. Row r of expert e (offsets[e] <= r < offsets[e+1]) reads input row
@@ -40,22 +42,24 @@ struct EpilogueParams {
 struct GroupedLinearDesc {
   DType dtype = DType::kF32;  ///< of input, weight and output: f32, bf16, f16
   int experts = 1;
-  int64_t k = 0, n = 0;       ///< columns of the input; rows of a weight matrix (before a gated epilogue halves them)
+  int64_t k = 0, n = 0;  ///< columns of the input; rows of a weight matrix (before a gated epilogue halves them)
   Epilogue epilogue = Epilogue::kIdentity;
   EpilogueParams params;
 };
 struct GroupedLinearArgs {
-  const void* input = nullptr;      ///< [*, k]
-  const void* weight = nullptr;     ///< [experts, n, k]
-  const float* bias = nullptr;      ///< [experts, n] or null
-  void* output = nullptr;           ///< [rows, n or n/2]
-  const int32_t* offsets = nullptr; ///< [experts + 1], on the device; offsets[experts] <= max_rows. null: dense, one expert has all max_rows rows
-  const int32_t* order = nullptr;   ///< see above, or null
-  int32_t rows_per_input = 1;       ///< top_k where order holds slots and the input holds tokens; 1 to read row order[r]
-  bool gather = false;              ///< read through order
-  bool scatter = false;             ///< write through order
-  const float* row_scale = nullptr; ///< [slots] or null: the product (before the bias) of row r times row_scale[order ? order[r] : r]; Llama-4
-  int64_t max_rows = 0;             ///< upper bound of rows over all experts, known on the host (tokens * top_k)
+  const void* input = nullptr;       ///< [*, k]
+  const void* weight = nullptr;      ///< [experts, n, k]
+  const float* bias = nullptr;       ///< [experts, n] or null
+  void* output = nullptr;            ///< [rows, n or n/2]
+  const int32_t* offsets = nullptr;  ///< [experts + 1], on the device; offsets[experts] <= max_rows. null: dense, one
+                                     ///< expert has all max_rows rows
+  const int32_t* order = nullptr;    ///< see above, or null
+  int32_t rows_per_input = 1;  ///< top_k where order holds slots and the input holds tokens; 1 to read row order[r]
+  bool gather = false;         ///< read through order
+  bool scatter = false;        ///< write through order
+  const float* row_scale = nullptr;  ///< [slots] or null: the product (before the bias) of row r times row_scale[order
+                                     ///< ? order[r] : r]; Llama-4
+  int64_t max_rows = 0;              ///< upper bound of rows over all experts, known on the host (tokens * top_k)
 };
 void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args);
 /// float64 on host memory: inputs widened, result written as double [rows, n or n/2].
@@ -68,7 +72,8 @@ enum class MlpKind : int32_t { kTwoLayer = 0, kThreeLayer = 1, kGated = 2 };
 struct MlpDesc {
   DType dtype = DType::kF32;
   MlpKind kind = MlpKind::kGated;
-  Epilogue activation = Epilogue::kSwiglu;  ///< two-layer: relu, gelu, gelu_tanh, silu; three-layer: relu; gated: a gated one
+  Epilogue activation =
+      Epilogue::kSwiglu;  ///< two-layer: relu, gelu, gelu_tanh, silu; three-layer: relu; gated: a gated one
   EpilogueParams params;
   int experts = 1;
   int64_t input = 0, hidden = 0, output = 0;  ///< hidden = inter for gated; three-layer: both inner widths
@@ -78,10 +83,11 @@ struct MlpWeights {  ///< layers() of them are set
   std::array<const float*, 3> bias{};  ///< null: none
 };
 struct MlpArgs {
-  const void* x = nullptr;             ///< [tokens, input]
+  const void* x = nullptr;  ///< [tokens, input]
   int64_t tokens = 0;
   int32_t top_k = 1;
-  const int32_t* offsets = nullptr;    ///< [experts + 1]; null for a dense MLP (experts = 1, order null): all tokens are its rows
+  const int32_t* offsets =
+      nullptr;  ///< [experts + 1]; null for a dense MLP (experts = 1, order null): all tokens are its rows
   const int32_t* order = nullptr;      ///< [tokens * top_k] slots; null for a dense MLP (experts = 1, top_k = 1)
   const float* input_scale = nullptr;  ///< [tokens * top_k] or null (Llama-4)
   void* rows = nullptr;                ///< out [tokens * top_k, output] in slot order, of dtype

@@ -11,12 +11,12 @@ namespace nexus {
 
 struct LayerDesc {
   RouterDesc router;
-  DType router_dtype = DType::kF32;   ///< of the router's weight: f32, or the layer's dtype
-  bool scale_input = false;           ///< Llama-4: the routing weight scales the expert's input, combine sums with weight 1
-  MlpDesc experts;                    ///< dtype, input and output are the layer's
+  DType router_dtype = DType::kF32;  ///< of the router's weight: f32, or the layer's dtype
+  bool scale_input = false;  ///< Llama-4: the routing weight scales the expert's input, combine sums with weight 1
+  MlpDesc experts;           ///< dtype, input and output are the layer's
   CombineMode combine = CombineMode::kWeightedSum;
   bool has_shared = false;
-  MlpDesc shared;                     ///< experts = 1
+  MlpDesc shared;  ///< experts = 1
   bool shared_gate = false;
 };
 
@@ -26,12 +26,12 @@ struct LayerWeights {
   std::shared_ptr<Buffer> select_bias;    ///< f32 [experts] or null
   std::array<std::shared_ptr<Buffer>, 3> expert_weight, expert_bias;
   std::array<std::shared_ptr<Buffer>, 3> shared_weight, shared_bias;
-  std::shared_ptr<Buffer> shared_gate;    ///< [input] of dtype
+  std::shared_ptr<Buffer> shared_gate;  ///< [input] of dtype
 };
 
 /// What one step did, filled in without a synchronisation: the counts are copied to pinned memory behind the step.
 struct StepRecord {
-  std::shared_ptr<HostBuffer> counts;     ///< int32 [experts]
+  std::shared_ptr<HostBuffer> counts;           ///< int32 [experts]
   std::array<std::shared_ptr<Event>, 5> marks;  ///< start, after router, after experts, after shared, after combine
   int64_t tokens = 0;
 };
@@ -51,10 +51,10 @@ class Layer {
   static std::shared_ptr<Layer> create(const LayerDesc& desc, LayerWeights weights, DeviceId device);
   virtual ~Layer() = default;
 
-  /// One step, stream-ordered. x: [tokens, input] of dtype; logits: f32 [tokens, experts] or null; out: [tokens, output or
-  /// top_k*output]. `record` may be null. `ids_out`/`weights_out` ([tokens, top_k], device) may be null.
-  virtual void enqueue(const std::shared_ptr<Stream>& stream, const void* x, int64_t tokens, const float* logits, void* out,
-                       StepRecord* record, int32_t* ids_out, float* weights_out) = 0;
+  /// One step, stream-ordered. x: [tokens, input] of dtype; logits: f32 [tokens, experts] or null; out: [tokens, output
+  /// or top_k*output]. `record` may be null. `ids_out`/`weights_out` ([tokens, top_k], device) may be null.
+  virtual void enqueue(const std::shared_ptr<Stream>& stream, const void* x, int64_t tokens, const float* logits,
+                       void* out, StepRecord* record, int32_t* ids_out, float* weights_out) = 0;
   virtual const LayerDesc& desc() const = 0;
   virtual size_t weight_bytes() const = 0;
   virtual size_t workspace_bytes() const = 0;  ///< held now

@@ -1,20 +1,21 @@
-// Routing: logits → score → select → weigh → count → buckets. A router kind is a composition of the named steps below, so a
-// new model family is a new combination and not a new kernel.
+// Routing: logits → score → select → weigh → count → buckets. A router kind is a composition of the named steps below,
+// so a new model family is a new combination and not a new kernel.
 //
-// For each token t, with l = sanitised float32 logits (NaN and -inf become -FLT_MAX, +inf becomes FLT_MAX: a masked expert
-// gets weight 0 under softmax and an out-of-range expert can never be chosen):
+// For each token t, with l = sanitised float32 logits (NaN and -inf become -FLT_MAX, +inf becomes FLT_MAX: a masked
+// expert gets weight 0 under softmax and an out-of-range expert can never be chosen):
 //   1. score    p[e] = softmax(l)[e] | sigmoid(l[e]) | l[e]
 //   2. select   key[e] = p[e] + select_bias[e]; with groups, the E experts lie in `groups` equal contiguous groups,
-//               a group's value is the max (or the sum of the best two) of its keys, and only the best `keep_groups` groups stay.
-//               The top_k largest keys win; ties go to the lower index (groups too). Without bias and top-two groups the
-//               order of the keys is by l itself, which p is monotone in, so that a p that underflows does not reorder.
+//               a group's value is the max (or the sum of the best two) of its keys, and only the best `keep_groups`
+//               groups stay. The top_k largest keys win; ties go to the lower index (groups too). Without bias and
+//               top-two groups the order of the keys is by l itself, which p is monotone in, so that a p that
+//               underflows does not reorder.
 //   3. weigh    w[j] = p[e_j] | softmax over the k chosen l | sigmoid(l[e_j]) | sparsemixer (below)
 //   4. normalise  w[j] /= (sum(w) + epsilon)  or  w[j] /= max(sum(w), epsilon); then w[j] *= scale
 // Slots are in descending key order. All arithmetic is float32, sums over experts in a fixed order.
 //
 // sparsemixer (Phi-3.5-MoE, transformers' modeling_phimoe, inference): round j picks m = max of the logits not yet
-// picked; over the not yet picked e, those with (m - l[e]) / max(|l[e]|, m) > 2*jitter are masked out; w[j] = exp(0) / sum over
-// the unmasked of exp(l[e] - m). (Division by zero or a NaN ratio masks nothing.)
+// picked; over the not yet picked e, those with (m - l[e]) / max(|l[e]|, m) > 2*jitter are masked out; w[j] = exp(0) /
+// sum over the unmasked of exp(l[e] - m). (Division by zero or a NaN ratio masks nothing.)
 #pragma once
 #include <cstdint>
 
@@ -51,9 +52,11 @@ struct RouteArgs {
   int32_t* expert_ids = nullptr;  ///< out [tokens, top_k]
   float* weights = nullptr;       ///< out [tokens, top_k]
   int32_t* counts = nullptr;      ///< out [experts]
-  int32_t* offsets = nullptr;     ///< out [experts + 1], offsets[e] = first row of expert e, offsets[experts] = tokens * top_k
-  int32_t* order = nullptr;       ///< out [tokens * top_k]: slot numbers t*top_k + j sorted by (expert, t); stable counting sort
-  void* workspace = nullptr;      ///< route_workspace_bytes(); contents need no initialisation
+  int32_t* offsets =
+      nullptr;  ///< out [experts + 1], offsets[e] = first row of expert e, offsets[experts] = tokens * top_k
+  int32_t* order =
+      nullptr;  ///< out [tokens * top_k]: slot numbers t*top_k + j sorted by (expert, t); stable counting sort
+  void* workspace = nullptr;  ///< route_workspace_bytes(); contents need no initialisation
 };
 size_t route_workspace_bytes(DeviceId device, const RouterDesc& desc, int64_t tokens);
 /// Validates (kInvalidArgument names the argument), then enqueues. tokens * top_k must be below 2^31.
@@ -61,14 +64,14 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args);
 
 /// logits[t, e] = sum_h x[t, h] * weight[e, h] (+ bias[e]), float32 accumulation and result.
 struct RouterLogitsArgs {
-  const void* x = nullptr;       ///< [tokens, hidden] of x_dtype
+  const void* x = nullptr;  ///< [tokens, hidden] of x_dtype
   DType x_dtype = DType::kF32;
   const void* weight = nullptr;  ///< [experts, hidden] of weight_dtype: f32, or x_dtype
   DType weight_dtype = DType::kF32;
-  const float* bias = nullptr;   ///< [experts] or null
+  const float* bias = nullptr;  ///< [experts] or null
   int64_t tokens = 0, hidden = 0;
   int experts = 0;
-  float* logits = nullptr;       ///< out [tokens, experts]
+  float* logits = nullptr;  ///< out [tokens, experts]
 };
 void router_logits(Stream& stream, const RouterLogitsArgs& args);
 

@@ -43,7 +43,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   virtual void enqueue(std::function<void()> fn) = 0;
   /// The cudaStream_t, with the device made current on this thread; throws kUnsupported for the CPU.
   virtual void* cuda_stream() = 0;
-  virtual void synchronize() = 0;            ///< blocks the calling thread; throws the stream's error if there is one
+  virtual void synchronize() = 0;             ///< blocks the calling thread; throws the stream's error if there is one
   virtual void wait(const Event& event) = 0;  ///< later work waits for `event`, the host does not
   virtual void copy(void* dst, const void* src, size_t bytes) = 0;  ///< any of host (pinned on CUDA) and device memory
   virtual void fill(void* dst, int byte, size_t bytes) = 0;
@@ -59,8 +59,8 @@ class Event {
   static std::shared_ptr<Event> create(DeviceId device);
   virtual ~Event() = default;
   virtual void record(Stream& stream) = 0;
-  virtual bool ready() const = 0;            ///< throws kDevice when the device has failed
-  virtual void synchronize() const = 0;      ///< blocks
+  virtual bool ready() const = 0;        ///< throws kDevice when the device has failed
+  virtual void synchronize() const = 0;  ///< blocks
   /// Milliseconds between two recorded and finished events of one device; throws kInvalidArgument when unfinished.
   virtual double elapsed_ms(const Event& end) const = 0;
 
@@ -100,8 +100,8 @@ class HostBuffer {
   size_t bytes_ = 0;
 };
 
-/// Calls `done` on the one completion thread once everything now queued on `stream` has finished; `error` is empty, or what
-/// went wrong. The thread is shared by the process, polls CUDA events with a backoff (so that a failed context is
+/// Calls `done` on the one completion thread once everything now queued on `stream` has finished; `error` is empty, or
+/// what went wrong. The thread is shared by the process, polls CUDA events with a backoff (so that a failed context is
 /// reported rather than never called back), and never runs user code that may block.
 void on_complete(const std::shared_ptr<Stream>& stream, std::function<void(std::exception_ptr error)> done);
 /// Runs `work` on the completion side's helper thread (host conversions of large arrays), then `done` as above.
@@ -115,11 +115,12 @@ struct MemoryStats {
 MemoryStats memory_stats(DeviceId device);
 void reset_peak(DeviceId device);
 
-/// CPU workers that share one parallel loop at a time. Results never depend on their number: every output element is computed
-/// by exactly one task in a fixed order.
-int cpu_threads();              ///< NEXUS_NUM_THREADS, or the cores this process may use
-void set_cpu_threads(int n);    ///< n >= 1; takes effect for the next loop
-/// Calls body(i) for i in [0, n) on the pool and the calling thread; returns when all are done. Rethrows the first exception.
+/// CPU workers that share one parallel loop at a time. Results never depend on their number: every output element is
+/// computed by exactly one task in a fixed order.
+int cpu_threads();            ///< NEXUS_NUM_THREADS, or the cores this process may use
+void set_cpu_threads(int n);  ///< n >= 1; takes effect for the next loop
+/// Calls body(i) for i in [0, n) on the pool and the calling thread; returns when all are done. Rethrows the first
+/// exception.
 void parallel_for(int64_t n, const std::function<void(int64_t)>& body);
 
 // ---- what the machine has ----------------------------------------------------------------------------------------
@@ -133,19 +134,19 @@ struct CudaDeviceInfo {
 };
 struct NvmlInfo {
   bool available = false;
-  std::string detail;         ///< why not, or the driver's version
-  std::string library;        ///< the path or soname that was opened
+  std::string detail;                  ///< why not, or the driver's version
+  std::string library;                 ///< the path or soname that was opened
   std::vector<std::string> mig_modes;  ///< per device: "disabled", "enabled", "unsupported"
   bool energy_counter = false;         ///< device 0 answers nvmlDeviceGetTotalEnergyConsumption
 };
 struct SystemInfo {
-  std::string cpu_name, cpu_isa;       ///< isa in use: "avx512", "avx2", "scalar"
-  std::vector<std::string> cpu_isas;   ///< all that this machine can run
+  std::string cpu_name, cpu_isa;      ///< isa in use: "avx512", "avx2", "scalar"
+  std::vector<std::string> cpu_isas;  ///< all that this machine can run
   int cpu_cores = 0, cpu_threads = 0;
   int64_t memory_bytes = 0;
   bool cuda_compiled = false;
-  std::string cuda_status;             ///< "ok", or one sentence why CUDA cannot be used
-  std::string cuda_error;              ///< the runtime's own error name, or empty
+  std::string cuda_status;                                ///< "ok", or one sentence why CUDA cannot be used
+  std::string cuda_error;                                 ///< the runtime's own error name, or empty
   int cuda_runtime_version = 0, cuda_driver_version = 0;  ///< 13000 = 13.0; 0 none
   bool green_contexts = false, tensor_maps = false;       ///< driver entry points found
   std::vector<CudaDeviceInfo> devices;

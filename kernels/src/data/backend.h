@@ -8,21 +8,21 @@
 
 namespace nexus {
 
-#define NEXUS_DATA_PLANE                                                                                                       \
-  size_t route_workspace_bytes(const RouterDesc& desc, int64_t tokens);                                                        \
-  void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args);                                                   \
-  void router_logits(Stream& stream, const RouterLogitsArgs& args);                                                            \
-  void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args);                           \
-  std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows);                                         \
-  void combine(Stream& stream, const CombineArgs& args);                                                                       \
-  void shared_gate(Stream& stream, const SharedGateArgs& args);                                                                \
-  void gather_rows(Stream& s, DType dtype, const void* x, const int32_t* order, int64_t first, int64_t n,                      \
-                   int32_t rows_per_input, int64_t width, void* out);                                                          \
-  void activate(Stream& s, DType dtype, Epilogue epilogue, const EpilogueParams& params, const void* in, int64_t n,            \
-                int64_t width, void* out);                                                                                     \
-  void index_add(Stream& s, DType dtype, const void* rows, const float* weights, const int32_t* order, int64_t first,          \
-                 int64_t n, int32_t top_k, int64_t width, float* acc);                                                         \
-  void cast(Stream& s, const void* src, DType from, void* dst, DType to, int64_t n);                                           \
+#define NEXUS_DATA_PLANE                                                                                              \
+  size_t route_workspace_bytes(const RouterDesc& desc, int64_t tokens);                                               \
+  void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args);                                          \
+  void router_logits(Stream& stream, const RouterLogitsArgs& args);                                                   \
+  void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args);                  \
+  std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows);                                \
+  void combine(Stream& stream, const CombineArgs& args);                                                              \
+  void shared_gate(Stream& stream, const SharedGateArgs& args);                                                       \
+  void gather_rows(Stream& s, DType dtype, const void* x, const int32_t* order, int64_t first, int64_t n,             \
+                   int32_t rows_per_input, int64_t width, void* out);                                                 \
+  void activate(Stream& s, DType dtype, Epilogue epilogue, const EpilogueParams& params, const void* in, int64_t n,   \
+                int64_t width, void* out);                                                                            \
+  void index_add(Stream& s, DType dtype, const void* rows, const float* weights, const int32_t* order, int64_t first, \
+                 int64_t n, int32_t top_k, int64_t width, float* acc);                                                \
+  void cast(Stream& s, const void* src, DType from, void* dst, DType to, int64_t n);                                  \
   void fill_normal(Stream& s, void* dst, DType dtype, int64_t n, uint64_t seed, float scale);
 
 namespace cpu {
@@ -33,8 +33,9 @@ NEXUS_DATA_PLANE
 }
 #undef NEXUS_DATA_PLANE
 
-/// dst[i] = scale * normal(seed, i): Philox4x32-10 with counter i/4, then Box-Muller on pairs. The uniforms are exact on every device; the
-/// transcendental part is computed in float64 and rounded once, so that CPU and CUDA agree to the last bit but for ties.
+/// dst[i] = scale * normal(seed, i): Philox4x32-10 with counter i/4, then Box-Muller on pairs. The uniforms are exact
+/// on every device; the transcendental part is computed in float64 and rounded once, so that CPU and CUDA agree to the
+/// last bit but for ties.
 void fill_normal(Stream& s, void* dst, DType dtype, int64_t n, uint64_t seed, float scale);
 
 }  // namespace nexus

@@ -1,7 +1,7 @@
 // The whole MoE layer as one enqueue: router product → route → experts → shared expert → combine.
 //
-// It owns the weights and one workspace, laid out once per largest batch; a step makes no allocation unless the batch grew.
-// The workspace is used in stream order: a step on another stream than the last one first waits for that stream.
+// It owns the weights and one workspace, laid out once per largest batch; a step makes no allocation unless the batch
+// grew. The workspace is used in stream order: a step on another stream than the last one first waits for that stream.
 #include "nexus/layer.h"
 
 #include <algorithm>
@@ -49,8 +49,8 @@ void need(const std::shared_ptr<Buffer>& b, const char* name, int64_t elements, 
     throw_invalid(std::string(name) + " must be on " + device.name() + ", it is on " + b->device().name());
   const size_t bytes = static_cast<size_t>(elements) * size_of(dtype);
   if (b->bytes() != bytes)
-    throw_invalid(std::string(name) + " must have " + std::to_string(elements) + " elements of " + name_of(dtype) + " (" +
-                  std::to_string(bytes) + " bytes)" + got(static_cast<int64_t>(b->bytes())) + " bytes");
+    throw_invalid(std::string(name) + " must have " + std::to_string(elements) + " elements of " + name_of(dtype) +
+                  " (" + std::to_string(bytes) + " bytes)" + got(static_cast<int64_t>(b->bytes())) + " bytes");
 }
 
 void check_mlp(const MlpDesc& mlp, const std::array<std::shared_ptr<Buffer>, 3>& weight,
@@ -60,11 +60,13 @@ void check_mlp(const MlpDesc& mlp, const std::array<std::shared_ptr<Buffer>, 3>&
     const std::string name = std::string(what) + " weight " + std::to_string(i);
     need(weight[i], name.c_str(), layer.experts * layer.n * layer.k, layer.dtype, device);
     if (bias[i] != nullptr)
-      need(bias[i], (std::string(what) + " bias " + std::to_string(i)).c_str(), layer.experts * layer.n, DType::kF32, device);
+      need(bias[i], (std::string(what) + " bias " + std::to_string(i)).c_str(), layer.experts * layer.n, DType::kF32,
+           device);
   }
 }
 
-MlpWeights pointers(const std::array<std::shared_ptr<Buffer>, 3>& weight, const std::array<std::shared_ptr<Buffer>, 3>& bias) {
+MlpWeights pointers(const std::array<std::shared_ptr<Buffer>, 3>& weight,
+                    const std::array<std::shared_ptr<Buffer>, 3>& bias) {
   MlpWeights w;
   for (int i = 0; i < 3; ++i) {
     w.weight[i] = weight[i] == nullptr ? nullptr : weight[i]->data();
@@ -101,7 +103,8 @@ class LayerImpl final : public Layer {
       product.x_dtype = desc_.experts.dtype;
       product.weight = weights_.router_weight->data();
       product.weight_dtype = desc_.router_dtype;
-      product.bias = weights_.router_bias == nullptr ? nullptr : static_cast<const float*>(weights_.router_bias->data());
+      product.bias =
+          weights_.router_bias == nullptr ? nullptr : static_cast<const float*>(weights_.router_bias->data());
       product.tokens = tokens;
       product.hidden = desc_.experts.input;
       product.experts = desc_.router.experts;
@@ -181,7 +184,8 @@ class LayerImpl final : public Layer {
   size_t weight_bytes() const override {
     size_t sum = 0;
     const auto add = [&sum](const std::shared_ptr<Buffer>& b) { sum += b == nullptr ? 0 : b->bytes(); };
-    for (const auto& b : {weights_.router_weight, weights_.router_bias, weights_.select_bias, weights_.shared_gate}) add(b);
+    for (const auto& b : {weights_.router_weight, weights_.router_bias, weights_.select_bias, weights_.shared_gate})
+      add(b);
     for (const auto* group :
          {&weights_.expert_weight, &weights_.expert_bias, &weights_.shared_weight, &weights_.shared_bias})
       for (const auto& b : *group) add(b);
@@ -210,10 +214,11 @@ class LayerImpl final : public Layer {
     route_workspace_bytes(device_, r, 0);
     mlp_workspace_bytes(device_, m, 0);
     if (r.experts != m.experts)
-      throw_invalid("router.experts (" + std::to_string(r.experts) + ") and experts.experts (" + std::to_string(m.experts) +
-                    ") differ");
+      throw_invalid("router.experts (" + std::to_string(r.experts) + ") and experts.experts (" +
+                    std::to_string(m.experts) + ") differ");
     if (desc_.router_dtype != DType::kF32 && desc_.router_dtype != m.dtype)
-      throw_invalid(std::string("router_dtype must be f32 or ") + name_of(m.dtype) + ", got " + name_of(desc_.router_dtype));
+      throw_invalid(std::string("router_dtype must be f32 or ") + name_of(m.dtype) + ", got " +
+                    name_of(desc_.router_dtype));
     if (weights_.router_weight != nullptr)
       need(weights_.router_weight, "router weight", r.experts * m.input, desc_.router_dtype, device_);
     if (weights_.router_bias != nullptr) need(weights_.router_bias, "router bias", r.experts, DType::kF32, device_);

@@ -32,7 +32,7 @@ struct MmaShape {
   static constexpr int A_PASSES = BM / ROWS_PER_PASS, B_PASSES = BN / ROWS_PER_PASS;
   static constexpr int A_BYTES = BM * BK * 2, B_BYTES = BN * BK * 2, STAGE_BYTES = A_BYTES + B_BYTES;
   static constexpr int TILE_BYTES = BM * (BN + 8) * 4;
-  static constexpr int BODY_BYTES = STAGES * STAGE_BYTES > TILE_BYTES ? STAGES * STAGE_BYTES : TILE_BYTES;
+  static constexpr int BODY_BYTES = STAGES * STAGE_BYTES > TILE_BYTES ? STAGES* STAGE_BYTES : TILE_BYTES;
   static constexpr int SHARED_BYTES = BODY_BYTES + static_cast<int>(sizeof(RowMap<BM>));
   static_assert(WM % 16 == 0 && (WN == 8 || WN % 16 == 0) && CHUNKS % 8 == 0);
   static_assert(BM % ROWS_PER_PASS == 0 && BN % ROWS_PER_PASS == 0);
