@@ -6,22 +6,21 @@ export interface Environment {
   readonly node: string
   readonly device: string
   readonly driver: string | null
-  readonly cudaRuntime: number | null
+  readonly cudaRuntime: string | null
   readonly cpu: string
   readonly cpuThreads: number
 }
 
 export function environment(deviceName: string): Environment {
-  const info = systemInfo()
-  const cuda = info.cuda
-  const gpu = cuda?.devices.find((d) => `cuda:${d.index}` === deviceName)
+  const { machine } = systemInfo()
+  const gpu = machine?.cuda.devices.find((d) => d.device === deviceName)
   return {
     date: new Date().toISOString(),
     node: process.version,
-    device: gpu ? gpu.name : (info.cpu?.name ?? deviceName),
-    driver: info.nvml?.available ? info.nvml.detail : null,
-    cudaRuntime: cuda?.runtimeVersion ?? null,
-    cpu: info.cpu?.name ?? 'unknown',
-    cpuThreads: info.cpu?.threads ?? 0,
+    device: gpu?.name ?? deviceName,
+    driver: gpu ? (machine?.nvml.detail ?? null) : null,
+    cudaRuntime: gpu ? (machine?.cuda.runtimeVersion ?? null) : null,
+    cpu: machine?.cpu.name ?? 'unknown',
+    cpuThreads: machine?.cpu.threads ?? 0,
   }
 }

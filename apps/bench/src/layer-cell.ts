@@ -139,7 +139,7 @@ export async function measureCell(layers: ShapeLayers, tokens: number, options: 
       relativeError,
       ratio: nexusUs / limit,
       phasesUs,
-      variants: head.performanceStats().variants,
+      variants: head.performanceStats().variants.experts,
       peers: {},
     }
   } finally {

@@ -64,17 +64,17 @@ function readCells(parsed: unknown): PeerCell[] {
   if (!Array.isArray(results)) throw new Error('the peers wrote no results')
   const cells: PeerCell[] = []
   for (const r of results as Record<string, unknown>[]) {
-    const key = r['key']
-    if (!Array.isArray(key) || r['status'] !== 'ok') continue
-    const us = r['us_graph'] ?? r['us_eager']
+    const key = r.key
+    if (!Array.isArray(key) || r.status !== 'ok') continue
+    const us = r.us_graph ?? r.us_eager
     if (typeof us !== 'number') continue
     cells.push({
       shape: String(key[0]),
       tokens: Number(key[1]),
       peer: String(key[2]),
       us,
-      relativeError: Number(r['err']),
-      ok: r['ok'] === true,
+      relativeError: Number(r.err),
+      ok: r.ok === true,
     })
   }
   return cells

@@ -7,7 +7,13 @@
 export * from '@nexus/native'
 export * from '@nexus/router-kernels'
 export { BaselineMoELayer, type BaselineOptions } from './baseline.js'
-export type { FromCheckpointOptions } from './checkpoint/from-checkpoint.js'
+export type { LayerSpec } from './checkpoint/family.js'
+export {
+  type CheckpointInfo,
+  type FromCheckpointOptions,
+  inspectCheckpoint,
+  type LoadProgress,
+} from './checkpoint/from-checkpoint.js'
 export type { EnqueueOptions, ForwardOptions, ForwardResult } from './inputs.js'
 export { MoELayer } from './layer.js'
 export type { LayerConfig, MoELayerOptions, SharedExpertOptions } from './options.js'

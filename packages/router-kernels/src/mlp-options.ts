@@ -46,8 +46,8 @@ export const defaultActivation = {
 } as const satisfies Record<MlpKind, Activation>
 
 const maxDim = 2 ** 31 - 1
-const floatDtypes = ['f32', 'bf16', 'f16'] as const
-export type FloatDType = (typeof floatDtypes)[number]
+const floatDtypes: readonly FloatDType[] = ['f32', 'bf16', 'f16']
+export type FloatDType = 'f32' | 'bf16' | 'f16'
 
 /** An MLP's shape and rule, checked and with every default filled in. */
 export interface MlpSpec {
