@@ -1,5 +1,6 @@
 /** `nexus-bench`: benchmarks with their peers. Results on stdout (a table, or JSON with --json), progress on stderr. */
 import { defineCommand, runMain } from 'citty'
+import { writeBenchmarks } from './docs.js'
 import { layerBench, layerTable } from './layer-bench.js'
 import { parseShape, shapes } from './shapes.js'
 
@@ -52,9 +53,16 @@ const layer = defineCommand({
   },
 })
 
+const docs = defineCommand({
+  meta: { name: 'docs', description: 'Write docs/benchmarks.md from the result files' },
+  run() {
+    process.stdout.write(`${writeBenchmarks()}\n`)
+  },
+})
+
 const main = defineCommand({
   meta: { name: 'nexus-bench', description: 'Benchmarks of Nexus beside its peers, in the same run' },
-  subCommands: { layer },
+  subCommands: { layer, docs },
 })
 
 await runMain(main)
