@@ -59,6 +59,8 @@ struct GroupedLinearArgs {
   bool scatter = false;        ///< write through order
   const float* row_scale = nullptr;  ///< [slots] or null: the product (before the bias) of row r times row_scale[order
                                      ///< ? order[r] : r]; Llama-4
+  bool settled = false;              ///< offsets and order are older than the stream's previous operation (a layer
+                                     ///< after the first), so weights may be fetched ahead of its end
   int64_t max_rows = 0;              ///< upper bound of rows over all experts, known on the host (tokens * top_k)
 };
 void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args);

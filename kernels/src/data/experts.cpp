@@ -139,6 +139,7 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
     linear.gather = first && args.order;
     linear.scatter = last && args.order;
     linear.row_scale = first ? args.input_scale : nullptr;
+    linear.settled = !first;
     linear.max_rows = rows;
     grouped_linear(stream, mlp_layer(desc, i), linear);
     input = linear.output;

@@ -21,6 +21,9 @@ void allow_shared_memory(const void* kernel, int device, size_t bytes);
 /// The most dynamic shared memory a block may have on `device` (cached).
 size_t shared_memory_limit(int device);
 
+/// Whether kernels of `device` may be launched ahead of the end of the one before (compute 9.0 and later; cached).
+bool has_dependent_launch(int device);
+
 /// The stream's handle, with its device made current on this thread.
 inline cudaStream_t handle(Stream& stream) { return static_cast<cudaStream_t>(stream.cuda_stream()); }
 

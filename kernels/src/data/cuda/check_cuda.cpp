@@ -41,6 +41,18 @@ size_t shared_memory_limit(int device) {
   return limits[device] = static_cast<size_t>(bytes);
 }
 
+bool has_dependent_launch(int device) {
+  static std::mutex mutex;
+  static std::map<int, bool> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = known.find(device);
+  if (found != known.end()) return found->second;
+  int major = 0;
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
+        "cudaDeviceGetAttribute(ComputeCapabilityMajor)");
+  return known[device] = major >= 9;
+}
+
 unsigned grid_for(int64_t n, int threads) {
   const int64_t blocks = (n + threads - 1) / threads;
   if (blocks > 0x7fffffff) throw_unsupported("a launch over " + std::to_string(n) + " items exceeds CUDA's grid limit");

@@ -10,6 +10,7 @@
 #include "data/cuda/activation.cuh"
 #include "data/cuda/check.h"
 #include "data/cuda/convert.cuh"
+#include "data/cuda/launch.h"
 
 namespace nexus::cuda {
 namespace {
@@ -18,6 +19,8 @@ constexpr int kThreads = 256;
 
 template <class T, int VEC>
 __global__ void __launch_bounds__(kThreads) weighted_sum_kernel(const CombineArgs a) {
+  wait_for_previous();
+  release_next();
   const int64_t columns = a.width / VEC;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= a.tokens * columns) return;
@@ -58,14 +61,14 @@ __global__ void __launch_bounds__(kThreads) concat_kernel(const CombineArgs a) {
 }
 
 template <class T, int VEC>
-void launch_combine(const CombineArgs& args, cudaStream_t stream) {
+void launch_combine(const CombineArgs& args, int device, cudaStream_t stream) {
   const int64_t columns = args.width / VEC;
   if (args.mode == CombineMode::kConcat) {
     concat_kernel<T, VEC><<<grid_for(args.tokens * args.top_k * columns, kThreads), kThreads, 0, stream>>>(args);
     check_launch("combine_concat");
   } else {
-    weighted_sum_kernel<T, VEC><<<grid_for(args.tokens * columns, kThreads), kThreads, 0, stream>>>(args);
-    check_launch("combine_weighted_sum");
+    launch("combine_weighted_sum", &weighted_sum_kernel<T, VEC>, grid_for(args.tokens * columns, kThreads), kThreads, 0,
+           device, stream, args);
   }
 }
 
@@ -99,7 +102,8 @@ void combine(Stream& stream, const CombineArgs& args) {
     using T = decltype(zero);
     constexpr int kVec = 16 / sizeof(T);
     const bool whole = args.width % kVec == 0 && aligned16(args.rows) && aligned16(args.shared) && aligned16(args.out);
-    whole ? launch_combine<T, kVec>(args, s) : launch_combine<T, 1>(args, s);
+    const int device = stream.device().index;
+    whole ? launch_combine<T, kVec>(args, device, s) : launch_combine<T, 1>(args, device, s);
   });
 }
 

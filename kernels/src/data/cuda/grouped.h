@@ -30,10 +30,11 @@ struct GroupedParams {
   bool gather, scatter;
   bool gated;         // n columns in, n/2 out
   bool output_f32;    // the router's logits: float32 whatever the input is
+  bool settled;       // offsets and order are older than the stream's previous kernel
   bool vector_store;  // 8 input columns' results may be stored as one aligned word
 };
 
-enum class Kernel { kMma, kMmaGuarded, kSimt };
+enum class Kernel { kMma, kMmaGuarded, kSimt, kGemv };
 
 /// A tile shape. The K order of every sum is ascending k in one accumulator, whatever the shape.
 struct Variant {

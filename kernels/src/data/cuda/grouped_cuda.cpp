@@ -3,6 +3,7 @@
 
 #include "data/backend.h"
 #include "data/cuda/check.h"
+#include "data/cuda/gemv.h"
 #include "data/cuda/grouped.h"
 
 namespace nexus::cuda {
@@ -33,6 +34,7 @@ constexpr Variant kMma128x128{"mma_128x128x64_s3", Kernel::kMma, 128, 128, 64, 3
 constexpr int64_t kShortK = 1024;
 constexpr Variant kMmaGuarded{"mma_guarded_64x128x64_s2", Kernel::kMmaGuarded, 64, 128, 64, 2, 4,
                               mma_shared(64, 128, 64, 2)};
+constexpr Variant kGemv{"gemv_1x8", Kernel::kGemv, 1, 8, 256, 1, 2, 0};
 constexpr Variant kSimt16{"simt_16x64x32", Kernel::kSimt, 16, 64, 32, 2, 4, simt_shared(16, 64, 32)};
 constexpr Variant kSimt128{"simt_128x128x16", Kernel::kSimt, 128, 128, 16, 2, 8, simt_shared(128, 128, 16)};
 
@@ -47,6 +49,7 @@ const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t ma
                       size_t shared_limit) {
   // Mean rows per expert, rounded up. Routing is known on the device only; experts far over the mean take several
   // tiles.
+  if (gemv_fits(dtype, k, n, experts, max_rows, aligned)) return kGemv;
   const int64_t mean = (max_rows + experts - 1) / experts;
   if (dtype == DType::kF32) {
     if (mean <= 8) return kSimt16;
@@ -85,7 +88,9 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
   p.experts = desc.experts, p.rows_per_input = args.rows_per_input;
   p.epilogue = static_cast<int>(desc.epilogue), p.limit = desc.params.limit, p.alpha = desc.params.alpha;
   p.gather = args.gather && args.order, p.scatter = args.scatter && args.order, p.gated = gated;
+  p.settled = args.settled;
   p.vector_store = desc.n % 8 == 0 && aligned16(args.output);
+  if (variant.kernel == Kernel::kGemv) return launch_gemv(desc.dtype, p, device, s);
   switch (desc.dtype) {
     case DType::kBF16:
       return launch_mma_bf16(variant, p, device, s);

@@ -14,6 +14,7 @@
 #pragma once
 #include "data/cuda/check.h"
 #include "data/cuda/grouped_tile.cuh"
+#include "data/cuda/launch.h"
 #include "data/cuda/mma.cuh"
 
 namespace nexus::cuda {
@@ -59,6 +60,8 @@ __global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_mma_kernel(
   RowMap<S::BM>& map = *reinterpret_cast<RowMap<S::BM>*>(shared + S::BODY_BYTES);
 
   Tile tile;
+  wait_for_previous();
+  release_next();
   if (!find_tile<S::BM, S::BN>(p, tile)) return;  // the whole block leaves
 
   const int k = static_cast<int>(p.k), n = static_cast<int>(p.n);
@@ -211,8 +214,7 @@ void launch_mma_shape(const Variant& variant, GroupedParams params, int device, 
                 std::string("grouped_linear: variant ") + variant.name + " does not match its kernel");
   const unsigned blocks = plan_grid(variant, params);
   allow_shared_memory(reinterpret_cast<const void*>(&grouped_mma_kernel<S>), device, S::SHARED_BYTES);
-  grouped_mma_kernel<S><<<blocks, S::THREADS, S::SHARED_BYTES, stream>>>(params);
-  check_launch(variant.name);
+  launch(variant.name, &grouped_mma_kernel<S>, blocks, S::THREADS, S::SHARED_BYTES, device, stream, params);
 }
 
 template <class T>

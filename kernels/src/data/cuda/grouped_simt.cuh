@@ -10,6 +10,7 @@
 #pragma once
 #include "data/cuda/check.h"
 #include "data/cuda/grouped_tile.cuh"
+#include "data/cuda/launch.h"
 
 namespace nexus::cuda {
 
@@ -63,6 +64,8 @@ __global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_simt_kernel
   RowMap<S::BM>& map = *reinterpret_cast<RowMap<S::BM>*>(shared + S::BODY_BYTES);
 
   Tile tile;
+  wait_for_previous();
+  release_next();
   if (!find_tile<S::BM, S::BN>(p, tile)) return;
   fill_rows<S::BM, S::THREADS>(p, tile, map);
   __syncthreads();
@@ -175,8 +178,7 @@ void launch_simt_shape(const Variant& variant, GroupedParams params, int device,
                 std::string("grouped_linear: variant ") + variant.name + " does not match its kernel");
   const unsigned blocks = plan_grid(variant, params);
   allow_shared_memory(reinterpret_cast<const void*>(&grouped_simt_kernel<S>), device, S::SHARED_BYTES);
-  grouped_simt_kernel<S><<<blocks, S::THREADS, S::SHARED_BYTES, stream>>>(params);
-  check_launch(variant.name);
+  launch(variant.name, &grouped_simt_kernel<S>, blocks, S::THREADS, S::SHARED_BYTES, device, stream, params);
 }
 
 }  // namespace nexus::cuda

@@ -12,8 +12,8 @@ constexpr int kRouteWarps = 8;  // warps that rank slots, and that route tokens 
 
 /// Whether the one-block path takes this many tokens (a fixed rule of the descriptor; no attribute of the device).
 bool small_route_fits(const RouterDesc& desc, int64_t tokens);
-void launch_route_small(const RouteParams& params, cudaStream_t stream);
-void launch_route_large(const RouteParams& params, int blocks, cudaStream_t stream);
+void launch_route_small(const RouteParams& params, int device, cudaStream_t stream);
+void launch_route_large(const RouteParams& params, int blocks, int device, cudaStream_t stream);
 
 /// Calls f with the register count per lane as a compile-time constant.
 template <class F>

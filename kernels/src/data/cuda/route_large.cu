@@ -7,6 +7,7 @@
 // most kMaxBlocks blocks, so that the histograms stay in L2.
 #include "data/backend.h"
 #include "data/cuda/check.h"
+#include "data/cuda/launch.h"
 #include "data/cuda/route.h"
 #include "data/cuda/route_rank.cuh"
 
@@ -25,6 +26,8 @@ template <int PER>
 __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(const RouteParams p) {
   // histogram [E] | group keys [warps][groups]
   extern __shared__ int words[];
+  wait_for_previous();
+  release_next();
   const int experts = p.desc.experts, k = p.desc.top_k;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   for (int e = threadIdx.x; e < experts; e += kThreads) words[e] = 0;
@@ -53,6 +56,8 @@ constexpr int kScanWarps = 16, kScanRun = kMaxBlocks / kScanWarps;
 __global__ void __launch_bounds__(kScanWarps * 32)
     route_scan_kernel(int32_t* histograms, int blocks, int experts, int32_t* counts) {
   __shared__ int part[kScanWarps][32];
+  wait_for_previous();
+  release_next();
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int expert = blockIdx.x * 32 + lane;
   int first, last;
@@ -79,6 +84,8 @@ __global__ void __launch_bounds__(kScanWarps * 32)
 __global__ void __launch_bounds__(kThreads) route_place_kernel(const RouteParams p) {
   // offsets [E + 1] | counts, then nothing [E] | cursors [8][E]
   extern __shared__ int words[];
+  wait_for_previous();
+  release_next();
   const int experts = p.desc.experts, k = p.desc.top_k;
   int* offsets = words;
   int* counts = offsets + experts + 1;
@@ -123,19 +130,17 @@ size_t route_workspace_bytes(const RouterDesc& desc, int64_t tokens) {
   return small_route_fits(desc, tokens) ? 0 : static_cast<size_t>(blocks_for(tokens)) * desc.experts * sizeof(int32_t);
 }
 
-void launch_route_large(const RouteParams& params, int blocks, cudaStream_t stream) {
+void launch_route_large(const RouteParams& params, int blocks, int device, cudaStream_t stream) {
   const RouterDesc& d = params.desc;
   with_per_lane(d.experts, [&](auto per) {
     const size_t shared = (d.experts + (d.groups > 1 ? kRouteWarps * d.groups : 0)) * sizeof(int32_t);
-    route_tokens_kernel<decltype(per)::value><<<blocks, kThreads, shared, stream>>>(params);
+    launch("route_tokens", &route_tokens_kernel<decltype(per)::value>, blocks, kThreads, shared, device, stream,
+           params);
   });
-  check_launch("route_tokens");
-  route_scan_kernel<<<(d.experts + 31) / 32, kScanWarps * 32, 0, stream>>>(params.workspace, blocks, d.experts,
-                                                                           params.counts);
-  check_launch("route_scan");
+  launch("route_scan", &route_scan_kernel, (d.experts + 31) / 32, kScanWarps * 32, 0, device, stream, params.workspace,
+         blocks, d.experts, params.counts);
   const size_t shared = (2 * d.experts + 1 + kRouteWarps * d.experts) * sizeof(int32_t);
-  route_place_kernel<<<blocks, kThreads, shared, stream>>>(params);
-  check_launch("route_place");
+  launch("route_place", &route_place_kernel, blocks, kThreads, shared, device, stream, params);
 }
 
 void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
@@ -146,9 +151,9 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   p.counts = args.counts, p.offsets = args.offsets, p.order = args.order;
   p.workspace = static_cast<int32_t*>(args.workspace);
   const cudaStream_t s = handle(stream);
-  if (small_route_fits(desc, args.tokens)) return launch_route_small(p, s);
+  if (small_route_fits(desc, args.tokens)) return launch_route_small(p, stream.device().index, s);
   p.tokens_per_block = static_cast<int>(tokens_per_block(args.tokens));
-  launch_route_large(p, blocks_for(args.tokens), s);
+  launch_route_large(p, blocks_for(args.tokens), stream.device().index, s);
 }
 
 }  // namespace nexus::cuda

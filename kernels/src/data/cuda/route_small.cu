@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "data/cuda/check.h"
+#include "data/cuda/launch.h"
 #include "data/cuda/route.h"
 #include "data/cuda/route_rank.cuh"
 
@@ -11,6 +12,8 @@ namespace nexus::cuda {
 namespace {
 
 constexpr int small_threads(int per) { return per <= 4 ? 1024 : per <= 8 ? 512 : 256; }
+/// Up to eight tokens keep no more than the ranking warps busy, and barriers of eight warps are quicker than of 32.
+int threads_for(int per, int64_t tokens) { return tokens <= kRouteWarps ? kRouteWarps * 32 : small_threads(per); }
 
 size_t small_shared(const RouterDesc& d, int64_t tokens, int warps) {
   const size_t groups = d.groups > 1 ? static_cast<size_t>(warps) * d.groups : 0;
@@ -29,10 +32,12 @@ __global__ void __launch_bounds__(small_threads(PER), 1) route_small_kernel(cons
   int* offsets = counts + experts;
   int* scratch = offsets + experts + 1;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  constexpr int kWarps = small_threads(PER) / 32;
+  const int warps = blockDim.x >> 5;
+  wait_for_previous();
+  release_next();
 
   unsigned* group_key = reinterpret_cast<unsigned*>(scratch) + warp * p.desc.groups;  // not touched where groups == 1
-  for (int t = warp; t < tokens; t += kWarps) {
+  for (int t = warp; t < tokens; t += warps) {
     int id;
     float weight;
     route_token<PER>(p, t, group_key, id, weight);
@@ -83,12 +88,13 @@ bool small_route_fits(const RouterDesc& d, int64_t tokens) {
   return fits;
 }
 
-void launch_route_small(const RouteParams& params, cudaStream_t stream) {
+void launch_route_small(const RouteParams& params, int device, cudaStream_t stream) {
   with_per_lane(params.desc.experts, [&](auto per) {
-    constexpr int kPer = decltype(per)::value, kThreads = small_threads(kPer);
-    route_small_kernel<kPer><<<1, kThreads, small_shared(params.desc, params.tokens, kThreads / 32), stream>>>(params);
+    constexpr int kPer = decltype(per)::value;
+    const int threads = threads_for(kPer, params.tokens);
+    const size_t shared = small_shared(params.desc, params.tokens, threads / 32);
+    launch("route_small", &route_small_kernel<kPer>, 1, threads, shared, device, stream, params);
   });
-  check_launch("route_small");
 }
 
 }  // namespace nexus::cuda

@@ -1,0 +1,46 @@
+// Launches with programmatic dependent launch (compute 9.0 and later): a kernel's blocks may take their place on the
+// chip while the kernel before it in the stream drains, which hides the launch gap between the short kernels of a
+// decode step.
+//
+// The rule that keeps it safe: EVERY kernel launched through here calls wait_for_previous() in every thread before it
+// reads or writes anything that an earlier kernel touches, and release_next() only after that. So a kernel that has
+// passed its wait knows that all kernels before the previous one are complete, too.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <utility>
+
+#include "data/cuda/check.h"
+
+namespace nexus::cuda {
+
+/// Until all earlier kernels of the stream are complete and their writes are visible.
+__device__ __forceinline__ void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+/// Lets the next kernel's blocks start as soon as all blocks of this one have said so (or left).
+__device__ __forceinline__ void release_next() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), unsigned blocks, unsigned threads, size_t shared_bytes,
+            int device, cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(blocks);
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = has_dependent_launch(device) ? 1 : 0;
+  check(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...), name);
+}
+
+}  // namespace nexus::cuda
