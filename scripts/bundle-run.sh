@@ -4,7 +4,7 @@
 #   run demo …                     nexus-demo, e.g. `run demo --device cuda`, `run demo doctor`
 #   run bench …                    the benchmarks
 #   run COMMAND …                  any other: `run vitest run packages/core`, `run node x.mjs`,
-#                                  `run kernels/build/test/router_test`, `run python3 apps/bench/peers/bench_peers.py`
+#                                  `run kernels/build/test/native_test route`, `run python3 apps/bench/peers/bench_peers.py`
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PATH="$here/bin:$here/workspace/node_modules/.bin:$PATH"

@@ -46,6 +46,8 @@ const char* name_of(Kind kind) {
       return "buffer";
     case Kind::kLayer:
       return "layer";
+    case Kind::kEnergyMonitor:
+      return "energy monitor";
   }
   return "unknown";
 }

@@ -36,7 +36,7 @@ void define(Napi::Object& target, const char* name) {
 // ---- handles
 // ----------------------------------------------------------------------------------------------------------
 
-enum class Kind : uint8_t { kStream, kEvent, kBuffer, kLayer };
+enum class Kind : uint8_t { kStream, kEvent, kBuffer, kLayer, kEnergyMonitor };
 
 /// What an external points to. The external keeps the object alive; release() drops it before the collector does.
 struct Handle {
@@ -141,5 +141,6 @@ MlpDesc mlp_desc(const Napi::Value& value, const char* name);
 Napi::Object native_functions(Napi::Env env);
 Napi::Object router_kernels_functions(Napi::Env env);
 Napi::Object core_functions(Napi::Env env);
+Napi::Object energy_functions(Napi::Env env);
 
 }  // namespace nexus::addon

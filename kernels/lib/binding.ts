@@ -13,6 +13,7 @@ export type StreamHandle = Handle<'stream'>
 export type EventHandle = Handle<'event'>
 export type BufferHandle = Handle<'buffer'>
 export type LayerHandle = Handle<'layer'>
+export type EnergyMonitorHandle = Handle<'energy monitor'>
 
 export type TypedArray = Float32Array | Uint16Array | Int32Array | Uint8Array
 
@@ -109,6 +110,65 @@ export interface RawStepStats {
   sharedMs: number
   combineMs: number
   totalMs: number
+}
+
+/**
+ * Figures of an energy sample, in their order: EnergyColumn in kernels/include/nexus/telemetry.h says what each is. NaN is unknown. Times
+ * are milliseconds of the steady clock.
+ */
+export type EnergyColumns = readonly [
+  'timeMs',
+  'joules',
+  'memoryJoules',
+  'resets',
+  'ticks',
+  'watts',
+  'averageWatts',
+  'memoryWatts',
+  'gpuUtilisation',
+  'memoryUtilisation',
+  'smActivity',
+  'smOccupancy',
+  'tensorActivity',
+  'dramActivity',
+  'throttleBits',
+]
+export interface RawEnergyView {
+  /** Samples one after the other, oldest first, each with all columns. */
+  samples: Float64Array
+  /** For each column why it is unknown now; '' where it is known. */
+  reasons: string[]
+  /** Samples that had to leave the ring so far. */
+  dropped: number
+  /** The NVML function that the sampler thread waits for, and since when; '' for none. */
+  blockedCall: string
+  blockedMs: number
+}
+export interface RawMigInstance {
+  uuid: string
+  /** -1 is unknown, here and below. */
+  gpuInstance: number
+  computeInstance: number
+  multiprocessors: number
+  memoryBytes: number
+  detail: string
+}
+export interface RawGpuDevice {
+  index: number
+  uuid: string
+  name: string
+  migMode: string
+  memoryBytes: number
+  mig: RawMigInstance[]
+  detail: string
+}
+export interface RawEnergyInventory {
+  nvmlAvailable: boolean
+  nvmlLibrary: string
+  nvmlDetail: string
+  gpus: RawGpuDevice[]
+  raplDomains: string[]
+  raplDetail: string
 }
 
 export interface NativeBinding {
@@ -339,5 +399,20 @@ export interface NativeBinding {
     ): Promise<RawStepStats>
     layerWeightBytes(layer: LayerHandle): number
     layerWorkspaceBytes(layer: LayerHandle): number
+  }
+  /** Nothing in here waits for NVML: one native thread asks it. */
+  energy: {
+    /** The clock of the samples. */
+    nowMs(): number
+    /** `device`: 'cpu', or the UUID of a GPU or MIG instance, with or without its prefix. */
+    monitorStart(device: string, intervalMs: number, history: number): EnergyMonitorHandle
+    /** Asks for a sample now, besides the regular ones; one at or after the returned time follows (CPU: is there). */
+    monitorRequest(monitor: EnergyMonitorHandle): number
+    /** The samples later than `afterMs`. */
+    monitorRead(monitor: EnergyMonitorHandle, afterMs: number): RawEnergyView
+    /** The answer is had, once, from `inventoryAnswer` under the returned number; null until it is there. */
+    inventoryRequest(): number
+    inventoryAnswer(request: number): RawEnergyInventory | null
+    blockedCall(): { call: string; ms: number }
   }
 }

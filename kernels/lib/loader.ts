@@ -41,7 +41,7 @@ function isBinding(value: unknown): value is NativeBinding {
   return (
     typeof value === 'object' &&
     value !== null &&
-    ['native', 'routerKernels', 'core'].every((part) => typeof Reflect.get(value, part) === 'object')
+    ['native', 'routerKernels', 'core', 'energy'].every((part) => typeof Reflect.get(value, part) === 'object')
   )
 }
 

@@ -2,7 +2,9 @@
 
 #include <dlfcn.h>
 
+#include <cctype>
 #include <cstdlib>
+#include <utility>
 
 namespace nexus::telemetry {
 namespace {
@@ -15,9 +17,12 @@ bool resolve(void* library, const char* name, Function& out) {
 
 }  // namespace
 
-Nvml::Nvml() {
+std::string Nvml::default_path() {
   const char* path = std::getenv("NEXUS_NVML_PATH");
-  library_ = path != nullptr && *path != '\0' ? path : "libnvidia-ml.so.1";
+  return path != nullptr && *path != '\0' ? path : "libnvidia-ml.so.1";
+}
+
+Nvml::Nvml(std::string path) : library_(std::move(path)) {
   handle_ = dlopen(library_.c_str(), RTLD_LAZY | RTLD_LOCAL);
   if (handle_ == nullptr) {
     const char* reason = dlerror();
@@ -39,6 +44,25 @@ Nvml::Nvml() {
   }
   resolve(handle_, "nvmlDeviceGetMigMode", api_.mig_mode);
   resolve(handle_, "nvmlDeviceGetTotalEnergyConsumption", api_.total_energy);
+  resolve(handle_, "nvmlDeviceGetUUID", api_.uuid);
+  resolve(handle_, "nvmlDeviceGetName", api_.name);
+  resolve(handle_, "nvmlDeviceGetMemoryInfo", api_.memory);
+  resolve(handle_, "nvmlDeviceGetPowerUsage", api_.power_usage);
+  resolve(handle_, "nvmlDeviceGetFieldValues", api_.fields);
+  resolve(handle_, "nvmlDeviceGetUtilizationRates", api_.utilisation);
+  if (!resolve(handle_, "nvmlDeviceGetCurrentClocksEventReasons", api_.throttle))
+    resolve(handle_, "nvmlDeviceGetCurrentClocksThrottleReasons", api_.throttle);
+  resolve(handle_, "nvmlDeviceGetMaxMigDeviceCount", api_.mig_count);
+  resolve(handle_, "nvmlDeviceGetMigDeviceHandleByIndex", api_.mig_by_index);
+  resolve(handle_, "nvmlDeviceGetGpuInstanceId", api_.gpu_instance);
+  resolve(handle_, "nvmlDeviceGetComputeInstanceId", api_.compute_instance);
+  resolve(handle_, "nvmlDeviceGetAttributes_v2", api_.attributes);
+  resolve(handle_, "nvmlGpmQueryDeviceSupport", api_.gpm_support);
+  resolve(handle_, "nvmlGpmSampleAlloc", api_.gpm_alloc);
+  resolve(handle_, "nvmlGpmSampleFree", api_.gpm_free);
+  resolve(handle_, "nvmlGpmSampleGet", api_.gpm_sample);
+  resolve(handle_, "nvmlGpmMigSampleGet", api_.gpm_mig_sample);
+  resolve(handle_, "nvmlGpmMetricsGet", api_.gpm_metrics);
   if (const int status = api_.init(); status != kNvmlSuccess) {
     why_not_ = "nvmlInit_v2: " + explain(status);
     return;
@@ -54,6 +78,12 @@ Nvml::~Nvml() {
 std::string Nvml::explain(int status) const {
   const char* text = api_.error_string != nullptr ? api_.error_string(status) : nullptr;
   return std::string(text != nullptr ? text : "unknown error") + " (" + std::to_string(status) + ")";
+}
+
+std::string uuid_digits(const std::string& uuid) {
+  std::string digits = uuid.rfind("GPU-", 0) == 0 || uuid.rfind("MIG-", 0) == 0 ? uuid.substr(4) : uuid;
+  for (char& c : digits) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return digits;
 }
 
 }  // namespace nexus::telemetry

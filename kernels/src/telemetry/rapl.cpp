@@ -57,6 +57,8 @@ Rapl find_rapl() {
     const std::string reason = unreadable(path + "/energy_uj");
     if (!reason.empty()) {
       reasons.emplace(reason, path + "/energy_uj");
+      if (zone.find(':', prefix.size()) == std::string::npos && first_line(path + "/name") != "psys")
+        found.unreadable_packages.push_back(path);
       continue;
     }
     std::string name = first_line(path + "/name");

@@ -1,5 +1,13 @@
 // What the machine has, and for what it has not, why. Nothing in here is needed to run a layer, so nothing may throw.
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+
 #include "data/cpu/isa.h"
+#include "exec/background_thread.h"
 #include "telemetry/cuda_probe.h"
 #include "telemetry/host_machine.h"
 #include "telemetry/nvml.h"
@@ -14,9 +22,9 @@ void probe_host(SystemInfo& info) {
   info.memory_bytes = host_memory().total;
 }
 
-NvmlInfo probe_nvml() {
+NvmlInfo probe_nvml(const std::string& path) {
   NvmlInfo info;
-  const telemetry::Nvml nvml;
+  const telemetry::Nvml nvml(path);
   const telemetry::NvmlApi& api = nvml.api();
   info.library = nvml.library();
   if (!nvml.available()) {
@@ -55,6 +63,46 @@ NvmlInfo probe_nvml() {
   return info;
 }
 
+/// The same on a thread of its own, since a driver may hang, and this function is called by JavaScript. Waits for the
+/// answer at most two seconds, and not at all while an earlier one is still outstanding.
+NvmlInfo probe_nvml_in_time() {
+  struct Answer {
+    std::mutex mutex;
+    std::condition_variable came;
+    bool there = false;
+    NvmlInfo info;
+  };
+  static std::atomic<int> outstanding{0};
+  const std::string path = telemetry::Nvml::default_path();
+  NvmlInfo late;
+  late.library = path;
+  late.detail = "NVML did not answer within 2 s";
+  if (outstanding > 0) return late;
+  const auto answer = std::make_shared<Answer>();
+  ++outstanding;
+  try {
+    start_background_thread("nexus-nvml", [answer, path] {
+      NvmlInfo info;
+      try {
+        info = probe_nvml(path);
+      } catch (const std::exception& e) {
+        info.detail = e.what();
+      }
+      std::lock_guard lock(answer->mutex);
+      answer->info = std::move(info);
+      answer->there = true;
+      --outstanding;
+      answer->came.notify_one();
+    });
+  } catch (...) {
+    --outstanding;
+    throw;
+  }
+  std::unique_lock lock(answer->mutex);
+  if (!answer->came.wait_for(lock, std::chrono::seconds(2), [&] { return answer->there; })) return late;
+  return answer->info;
+}
+
 /// Runs one part; its failure takes away that part's facts and no others, and goes into `detail` where the part has
 /// one.
 template <class Part>
@@ -77,7 +125,7 @@ SystemInfo system_info() {
   probe(nullptr, [&] { info.cpu_isa = cpu::cpu_isa(); });
   probe(nullptr, [&] { info.cpu_threads = cpu_threads(); });
   probe(&info.cuda_status, [&] { telemetry::probe_cuda(info); });
-  probe(&info.nvml.detail, [&] { info.nvml = probe_nvml(); });
+  probe(&info.nvml.detail, [&] { info.nvml = probe_nvml_in_time(); });
   probe(&info.rapl_detail, [&] {
     telemetry::Rapl rapl = telemetry::find_rapl();
     for (const auto& domain : rapl.domains) info.rapl_domains.push_back(domain.name);
