@@ -74,17 +74,17 @@ TEST("combine: without weights, with a shared expert, with its gate") {
           check_combine(random, t, {CombineMode::kWeightedSum, 29, 3, width, weights, true, scale});
 }
 
-TEST("combine sums in slot order, exactly") {  // (1e8 + 1) - 1e8 is 0 in float32 in this order, 1 in another
+TEST("combine sums in slot order, exactly") {  // (1e8 - 1e8) + 1 is 1 in float32; in every other order it is 0
   for (const DeviceId device : devices()) {
     Bench bench(device);
     CombineArgs a;
     a.tokens = a.width = 1;
     a.top_k = 3;
-    a.rows = bench.upload(std::vector<float>{1e8f, 1.f, -1e8f});
+    a.rows = bench.upload(std::vector<float>{1e8f, -1e8f, 1.f});
     float* out = bench.poisoned<float>(1);
     a.out = out;
     combine(*bench.stream, a);
-    CHECK_EQ(bench.read(out, 1)[0], 0.f);
+    CHECK_EQ(bench.read(out, 1)[0], 1.f);
   }
 }
 

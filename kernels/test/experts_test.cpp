@@ -141,6 +141,79 @@ TEST("grouped_linear: several blocks of rows, columns and depth") {
   }
 }
 
+// On Hopper up to 160 rows per expert go to blocks on their own and more to pairs of blocks.
+TEST("grouped_linear: hundreds of rows per expert, every epilogue") {
+  Random random(16);
+  for (const DType t : {DType::kBF16, DType::kF16})
+    for (const Epilogue e : kEpilogues)
+      for (const int64_t tokens : {317, 401})
+        Problem(random, t, e, {2, tokens, 1, 72, 264, Spread::kUniform}, true, true, true, true).check();
+}
+
+TEST("grouped_linear: hundreds of rows per expert, gather, scatter, bias and row scale in every combination") {
+  Random random(17);
+  for (const DType t : {DType::kBF16, DType::kF16})
+    for (const int64_t tokens : {151, 211})
+      for (int mask = 0; mask < 16; ++mask)
+        Problem(random, t, tokens == 151 ? Epilogue::kSwiglu : Epilogue::kIdentity,
+                {3, tokens, 3, 136, 328, Spread::kUniform}, mask & 1, mask & 2, mask & 4, mask & 8)
+            .check();
+}
+
+TEST("grouped_linear: hundreds of rows per expert, tails in rows, n and k, experts with none") {
+  Random random(18);
+  for (const DType t : {DType::kBF16, DType::kF16}) {
+    for (const bool gather : {false, true}) {
+      for (const int64_t rows : {129, 160, 161, 319, 320, 321, 639, 641, 1281})  // around one and more tiles
+        Problem(random, t, Epilogue::kIdentity, {2, rows, 1, 64, 256, Spread::kOneExpert}, gather, true, false, false)
+            .check();
+      for (const int64_t tokens : {433, 601}) {
+        for (const int64_t k : {8, 56, 64, 120, 264, 520})
+          Problem(random, t, Epilogue::kRelu, {3, tokens, 1, k, 192, Spread::kSkewed}, gather, true, true, false)
+              .check();
+        for (const int64_t n : {64, 66, 134, 250, 258, 510}) {
+          Problem(random, t, Epilogue::kSwiglu, {3, tokens, 1, 72, n, Spread::kUniform}, gather, false, true, false)
+              .check();
+          Problem(random, t, Epilogue::kIdentity, {3, tokens, 1, 72, n + 1, Spread::kSkewed}, gather, true, true, true)
+              .check();
+        }
+      }
+    }
+    // More tiles than multiprocessors, so that a block works on several.
+    Problem(random, t, Epilogue::kSwiglu, {40, 1600, 1, 40, 1040, Spread::kSkewed}, true, true, true, false).check();
+    Problem(random, t, Epilogue::kIdentity, {70, 2100, 2, 136, 264, Spread::kUniform}, true, true, false, false)
+        .check();
+    Problem(random, t, Epilogue::kSwiglu, {12, 2500, 1, 40, 1560, Spread::kSkewed}, true, true, true, false).check();
+  }
+}
+
+TEST("grouped_linear: a row's result does not depend on the other rows of its expert, within a variant") {
+  Random random(19);
+  for (const DeviceId device : devices())
+    for_each_isa(device, [&](const std::string& where) {
+      const Problem p(random, DType::kBF16, Epilogue::kIdentity, {1, 300, 1, 200, 256, Spread::kUniform}, false, false,
+                      true, false);
+      Bench bench(device);
+      const HostArray all = p.run(bench);
+      GroupedLinearArgs a = p.args();
+      a.weight = bench.upload(p.weight);
+      a.bias = bench.upload(p.bias);
+      for (const int32_t rows : {40, 150, 299}) {
+        // The last `rows` rows alone, as the same expert's; max_rows stays, so the same variant runs.
+        HostArray input = p.input;
+        input.bytes.erase(input.bytes.begin(), input.bytes.end() - rows * p.desc.k * 2);
+        const std::vector<int32_t> offsets{0, rows};
+        a.input = bench.upload(input);
+        a.offsets = bench.upload(offsets);
+        a.output = bench.poisoned(DType::kBF16, static_cast<size_t>(rows) * 256);
+        grouped_linear(*bench.stream, p.desc, a);
+        const HostArray some = bench.read(DType::kBF16, a.output, static_cast<size_t>(rows) * 256);
+        if (!std::equal(some.bytes.rbegin(), some.bytes.rend(), all.bytes.rbegin()))
+          throw Failure(where + ": the last " + show(rows) + " rows alone have other bits");
+      }
+    });
+}
+
 TEST("grouped_linear: the same bits on every run and for any number of threads") {
   Random random(15);
   for (const DType t : kFloatTypes)
@@ -244,6 +317,42 @@ TEST("grouped_linear_variant names what would run and depends on dtype, shape an
   }
 }
 
+#ifdef NEXUS_HAS_CUDA
+TEST("NEXUS_CUDA_ARCH: 80 and 90 choose kernels of their own, other values are refused by name") {
+  require_cuda();
+  GroupedLinearDesc d;
+  d.dtype = DType::kBF16;
+  d.k = 512;
+  d.n = 1024;
+  d.experts = 4;
+  std::vector<std::string> names;
+  for_each_isa(DeviceId{0}, [&](const std::string&) { names.push_back(grouped_linear_variant(DeviceId{0}, d, 1024)); });
+  CHECK(names[0].rfind("mma_", 0) == 0);
+  if (names.size() > 1) {
+    CHECK_EQ(names[1], "wgmma_256x320x64_s4_pair");
+    cuda::set_cuda_arch("90");
+    CHECK_EQ(grouped_linear_variant(DeviceId{0}, d, 256), "wgmma_256x160x64_s4");
+  }
+  d.k = 511;  // rows not aligned: no architecture's bulk copies apply
+  for_each_isa(DeviceId{0}, [&](const std::string&) {
+    CHECK(grouped_linear_variant(DeviceId{0}, d, 1024).rfind("mma_guarded", 0) == 0);
+  });
+  const std::string message = expect_error(ErrorCode::kInvalidArgument, [] { cuda::set_cuda_arch("75"); });
+  CHECK(message.find("'75'") != std::string::npos);
+
+  const char* before = std::getenv("NEXUS_CUDA_ARCH");
+  const std::string saved = before ? before : "";
+  setenv("NEXUS_CUDA_ARCH", "75", 1);
+  cuda::set_cuda_arch("");
+  const std::string refused = expect_error(ErrorCode::kInvalidArgument, [] { cuda::hopper_path(0); });
+  if (before)
+    setenv("NEXUS_CUDA_ARCH", saved.c_str(), 1);
+  else
+    unsetenv("NEXUS_CUDA_ARCH");
+  CHECK_EQ(refused, "NEXUS_CUDA_ARCH: got '75', expected 80 or 90");
+}
+#endif
+
 TEST("grouped_linear refuses bad arguments by name") {
   auto stream = Stream::create(DeviceId{-1});
   float memory[64] = {};
@@ -295,6 +404,26 @@ TEST("offsets beyond max_rows fail the CPU stream instead of writing outside") {
   grouped_linear(*stream, d, a);
   const std::string message = expect_error(ErrorCode::kInternal, [&] { stream->synchronize(); });
   CHECK(message.find("offsets[1] is 9") != std::string::npos);
+}
+
+TEST("slots beyond max_rows fail the CPU stream instead of reading and writing outside") {
+  for (const int32_t slot : {-1, 2}) {
+    auto stream = Stream::create(DeviceId{-1});
+    float memory[64] = {};
+    const int32_t offsets[2] = {0, 2}, order[2] = {0, slot};
+    GroupedLinearDesc d;
+    d.k = d.n = 1;
+    GroupedLinearArgs a;
+    a.input = a.weight = memory;
+    a.output = memory + 32;
+    a.offsets = offsets;
+    a.order = order;
+    a.scatter = true;
+    a.max_rows = 2;
+    grouped_linear(*stream, d, a);
+    const std::string message = expect_error(ErrorCode::kInternal, [&] { stream->synchronize(); });
+    CHECK(message.find("order[1] is " + show(slot)) != std::string::npos);
+  }
 }
 
 // ---- the MLPs
@@ -377,6 +506,22 @@ TEST("grouped_mlp: two-layer, three-layer and gated, with and without biases, ga
                     .output = 44};
           check_mlp(random, d, 47, 2, false, use_bias, use_bias && kind == MlpKind::kGated);
         }
+}
+
+TEST("grouped_mlp: hundreds of rows per expert, with and without routing") {
+  Random random(22);
+  for (const DType t : {DType::kBF16, DType::kF16})
+    for (const bool dense : {true, false}) {
+      MlpDesc d{.dtype = t,
+                .kind = MlpKind::kGated,
+                .activation = Epilogue::kSwiglu,
+                .params = {},
+                .experts = dense ? 1 : 3,
+                .input = 136,
+                .hidden = 88,
+                .output = 264};
+      check_mlp(random, d, 401, dense ? 1 : 2, dense, true, !dense);
+    }
 }
 
 TEST("grouped_mlp: dense without order and offsets, and no tokens, one token") {

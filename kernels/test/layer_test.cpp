@@ -3,6 +3,10 @@
 // way; router_test.cpp judges the choice) after checking it against the routing oracle's.
 #include "nexus/layer.h"
 
+#include <atomic>
+#include <chrono>
+#include <thread>
+
 #include "data/reference.h"
 #include "data_plane.h"
 
@@ -347,4 +351,112 @@ TEST("layer: create refuses descriptors and weights that do not fit") {
   refused("top_k", [](LayerDesc& d, LayerWeights&) { d.router.top_k = 8; });
   refused("concat", [](LayerDesc& d, LayerWeights&) { d.combine = CombineMode::kConcat; });
   refused("activation", [](LayerDesc& d, LayerWeights&) { d.experts.activation = Epilogue::kRelu; });
+}
+
+namespace {
+
+/// A small float32 layer and one step of it, for the tests of what happens between streams.
+struct SmallLayer {
+  LayerDesc desc;
+  HostWeights host;
+  HostArray x;
+  static constexpr int64_t kTokens = 5;
+  SmallLayer() {
+    Random random(54);
+    desc.router = {.experts = 3, .top_k = 2};
+    desc.experts.kind = MlpKind::kGated;
+    desc.experts.activation = Epilogue::kSwiglu;
+    desc.experts.experts = 3;
+    desc.experts.input = desc.experts.output = 8;
+    desc.experts.hidden = 6;
+    host = random_weights(random, desc, {});
+    x = HostArray::rounded(DType::kF32, random.normals(static_cast<size_t>(kTokens * 8)));
+  }
+  size_t size() const { return output_size(desc, kTokens); }
+  std::vector<uint8_t> expected(DeviceId device) const {
+    Bench bench(device);
+    const auto layer = Layer::create(desc, upload(bench.stream, host), device);
+    void* out = bench.poisoned(DType::kF32, size());
+    layer->enqueue(bench.stream, bench.upload(x), kTokens, nullptr, out, nullptr, nullptr, nullptr);
+    return bench.read(DType::kF32, out, size()).bytes;
+  }
+};
+
+/// Holds a CPU stream until it is let go.
+struct Hold {
+  std::shared_ptr<std::atomic<bool>> go = std::make_shared<std::atomic<bool>>(false);
+  explicit Hold(Stream& stream) {
+    stream.enqueue([go = go] {
+      while (!*go) std::this_thread::yield();
+    });
+  }
+  ~Hold() { *go = true; }
+};
+
+}  // namespace
+
+TEST("layer: a step on another stream waits for the one before, whose scratch memory it uses") {
+  const SmallLayer small;
+  const DeviceId cpu{-1};
+  Bench first(cpu), second(cpu);
+  const auto layer = Layer::create(small.desc, upload(first.stream, small.host), cpu);
+  const void *x1 = first.upload(small.x), *x2 = second.upload(small.x);
+  void *out1 = first.poisoned(DType::kF32, small.size()), *out2 = second.poisoned(DType::kF32, small.size());
+  first.stream->synchronize();
+  second.stream->synchronize();
+  {
+    Hold hold(*first.stream);
+    layer->enqueue(first.stream, x1, SmallLayer::kTokens, nullptr, out1, nullptr, nullptr, nullptr);
+    layer->enqueue(second.stream, x2, SmallLayer::kTokens, nullptr, out2, nullptr, nullptr, nullptr);
+    const auto done = Event::create(cpu);
+    done->record(*second.stream);
+    std::this_thread::sleep_for(std::chrono::milliseconds(30));
+    CHECK(!done->ready());
+  }
+  const auto want = small.expected(cpu);
+  CHECK(first.read(DType::kF32, out1, small.size()).bytes == want);
+  CHECK(second.read(DType::kF32, out2, small.size()).bytes == want);
+}
+
+TEST("layer: weights that are dropped stay until a step on another stream is done with them") {
+  const SmallLayer small;
+  const DeviceId cpu{-1};
+  Bench owner(cpu), user(cpu);
+  const void* x = user.upload(small.x);
+  void* out = user.poisoned(DType::kF32, small.size());
+  user.stream->synchronize();
+  {
+    Hold hold(*user.stream);
+    auto layer = Layer::create(small.desc, upload(owner.stream, small.host), cpu);
+    layer->enqueue(user.stream, x, SmallLayer::kTokens, nullptr, out, nullptr, nullptr, nullptr);
+    layer.reset();
+    owner.stream->synchronize();
+    std::vector<std::shared_ptr<Buffer>> kept;
+    // Memory of the same sizes: the arena would hand out the weights' blocks again.
+    for (const auto& w : {small.host.router_weight, small.host.expert_weight[0], small.host.expert_weight[1]})
+      for (int i = 0; i < 8; ++i) {
+        kept.push_back(Buffer::allocate(owner.stream, w.bytes.size()));
+        owner.stream->fill(kept.back()->data(), 0xFF, w.bytes.size());
+      }
+    owner.stream->synchronize();
+  }
+  CHECK(user.read(DType::kF32, out, small.size()).bytes == small.expected(cpu));
+}
+
+TEST("layer: the scratch memory grows with the batch and is kept for smaller ones") {
+  const SmallLayer small;
+  const DeviceId cpu{-1};
+  Bench bench(cpu);
+  const auto layer = Layer::create(small.desc, upload(bench.stream, small.host), cpu);
+  const auto step = [&](int64_t tokens) {
+    Random random(55);
+    const void* x = bench.upload(random.normals(static_cast<size_t>(tokens * 8)));
+    layer->enqueue(bench.stream, x, tokens, nullptr, bench.poisoned(DType::kF32, output_size(small.desc, tokens)),
+                   nullptr, nullptr, nullptr);
+    return layer->workspace_bytes();
+  };
+  const size_t at_64 = step(64), at_96 = step(96);
+  CHECK(at_64 >= 64 * 2 * 8 * 4);  // at least its rows
+  CHECK(at_96 > at_64);
+  CHECK_EQ(step(5), at_96);
 }

@@ -34,7 +34,7 @@ struct GroupedParams {
   bool vector_store;  // 8 input columns' results may be stored as one aligned word
 };
 
-enum class Kernel { kMma, kMmaGuarded, kSimt, kGemv };
+enum class Kernel { kMma, kMmaGuarded, kSimt, kGemv, kWgmma };
 
 /// A tile shape. The K order of every sum is ascending k in one accumulator, whatever the shape.
 struct Variant {
@@ -45,9 +45,10 @@ struct Variant {
 };
 
 /// Picks by dtype, shape, alignment and rows per expert only (and by what a block of this architecture may hold, never
-/// by how many SMs there are). `aligned`: rows of input and weight start at multiples of 16 bytes.
+/// by how many SMs there are). `aligned`: rows of input and weight start at multiples of 16 bytes. `hopper`: the
+/// kernels of compute capability 9.0a may be used (arch.h); they do not write float32.
 const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t max_rows, bool aligned,
-                      size_t shared_limit);
+                      size_t shared_limit, bool hopper = false);
 
 /// Upper bound of the number of BM-row tiles over all experts, for any way the rows may fall.
 constexpr int64_t max_row_tiles(int64_t max_rows, int experts, int bm) {

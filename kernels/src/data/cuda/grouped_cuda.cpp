@@ -5,6 +5,7 @@
 #include "data/cuda/check.h"
 #include "data/cuda/gemv.h"
 #include "data/cuda/grouped.h"
+#include "data/cuda/hopper.h"
 
 namespace nexus::cuda {
 namespace {
@@ -32,6 +33,8 @@ constexpr Variant kMma128{"mma_128x256x64_s3", Kernel::kMma, 128, 256, 64, 3, 8,
 // Short k: the tile's prologue and epilogue weigh more than L2 traffic, and two blocks per SM hide one another's.
 constexpr Variant kMma128x128{"mma_128x128x64_s3", Kernel::kMma, 128, 128, 64, 3, 4, mma_shared(128, 128, 64, 3)};
 constexpr int64_t kShortK = 1024;
+// Hopper: over this many rows per expert, L2 and not HBM is the limit, and blocks share weights in pairs.
+constexpr int64_t kPairRows = 160;
 constexpr Variant kMmaGuarded{"mma_guarded_64x128x64_s2", Kernel::kMmaGuarded, 64, 128, 64, 2, 4,
                               mma_shared(64, 128, 64, 2)};
 constexpr Variant kGemv{"gemv_1x8", Kernel::kGemv, 1, 8, 256, 1, 2, 0};
@@ -46,7 +49,7 @@ constexpr Variant kSimt64Value{"simt_64x64x16", Kernel::kSimt, 64, 64, 16, 2, 8,
 const Variant kSimt64 = kSimt64Value;
 
 const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t max_rows, bool aligned,
-                      size_t shared_limit) {
+                      size_t shared_limit, bool hopper) {
   // Mean rows per expert, rounded up. Routing is known on the device only; experts far over the mean take several
   // tiles.
   if (gemv_fits(dtype, k, n, experts, max_rows, aligned)) return kGemv;
@@ -57,6 +60,8 @@ const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t ma
   }
   if (!aligned) return kMmaGuarded;
   if (mean <= 8) return kMma16;
+  // Below 64 columns most of the 256 of a tile would be idle; tensor maps count rows in 31 bits.
+  if (hopper && n >= 64 && experts * n < int64_t{1} << 31) return mean > kPairRows ? kWgmmaPair : kWgmma;
   if (mean > 96 && n >= 256 && k > kShortK && kMma128.shared_bytes <= shared_limit) return kMma128;
   if (mean > 96 && n >= 128 && kMma128x128.shared_bytes <= shared_limit) return kMma128x128;
   return kMma64;
@@ -79,8 +84,8 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
   const int device = stream.device().index;
   const bool gated = is_gated(desc.epilogue);
   const bool aligned = rows_aligned(desc.dtype, desc.k) && aligned16(args.input) && aligned16(args.weight);
-  const Variant& variant =
-      choose(desc.dtype, desc.k, desc.n, desc.experts, args.max_rows, aligned, shared_memory_limit(device));
+  const Variant& variant = choose(desc.dtype, desc.k, desc.n, desc.experts, args.max_rows, aligned,
+                                  shared_memory_limit(device), hopper_path(device));
   GroupedParams p{};
   p.input = args.input, p.weight = args.weight, p.bias = args.bias, p.output = args.output;
   p.offsets = args.offsets, p.order = args.order, p.row_scale = args.row_scale;
@@ -93,8 +98,10 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
   if (variant.kernel == Kernel::kGemv) return launch_gemv(desc.dtype, p, device, s);
   switch (desc.dtype) {
     case DType::kBF16:
+      if (variant.kernel == Kernel::kWgmma) return launch_wgmma_bf16(variant, p, device, s);
       return launch_mma_bf16(variant, p, device, s);
     case DType::kF16:
+      if (variant.kernel == Kernel::kWgmma) return launch_wgmma_f16(variant, p, device, s);
       return launch_mma_f16(variant, p, device, s);
     case DType::kF32:
       return launch_simt_f32(variant, p, device, s);
@@ -107,7 +114,7 @@ std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_ro
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
   return choose(desc.dtype, desc.k, desc.n, desc.experts, max_rows, rows_aligned(desc.dtype, desc.k),
-                shared_memory_limit(device))
+                shared_memory_limit(device), hopper_path(device))
       .name;
 }
 

@@ -1,0 +1,28 @@
+// Host side of the Hopper path (hopper_grouped.cuh): its tile, its launchers, and its tensor maps. When
+// it may run is in arch.h.
+#pragma once
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "data/cuda/arch.h"
+#include "data/cuda/grouped.h"
+
+namespace nexus::cuda {
+
+/// Rows and columns of a block's tile, and stages: what hopper_launch.cuh instantiates, once for blocks on their own
+/// and once for clusters of two that share weights.
+constexpr int kWgmmaRows = 160, kWgmmaColumns = 256, kWgmmaStages = 4;
+extern const Variant kWgmma, kWgmmaPair;
+
+/// A matrix [rows, k] of 16-bit elements in boxes of box_rows × 64 elements, 128-byte swizzle, zeros outside.
+CUtensorMap swizzled_map(DType dtype, const void* matrix, int64_t rows, int64_t k, int box_rows);
+
+int multiprocessors(int device);
+/// True where the loaded code of the wgmma kernels is that for 9.0a.
+bool wgmma_loaded();
+void launch_wgmma_bf16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream);
+void launch_wgmma_f16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream);
+
+}  // namespace nexus::cuda

@@ -1,0 +1,10 @@
+// The wgmma grouped linear layer for f16.
+#include "data/cuda/hopper_launch.cuh"
+
+namespace nexus::cuda {
+
+void launch_wgmma_f16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream) {
+  hopper::launch<__half>(variant, params, DType::kF16, device, stream);
+}
+
+}  // namespace nexus::cuda

@@ -1,0 +1,276 @@
+// Grouped linear layer on Hopper's tensor cores (sm_90a), bf16 or f16 in, float32 accumulation, by wgmma.
+//
+//   out[r, :] = epilogue(scale[r] · x[in(r), :] · W[e]ᵀ + bias[e])   for the rows r of expert e
+//   x [*, k], W [experts, n, k], out [rows, n or n/2]; k a multiple of 8, pointers 16-byte aligned
+//   2·rows·n·k flop; bytes as in grouped_mma.cuh.
+//
+// The operands are swapped: weights fill wgmma's M (256 columns of the layer per block), token rows its N, which may be
+// any multiple of 8 up to ROWS. So an expert with 272 rows costs 272 rows of products, where M = 64 or 128 for tokens
+// would cost 320 or 384, and one kernel serves few and many rows per expert.
+//
+// With CLUSTER = 2, two blocks share a tile of weights: each loads half of it by TMA and multicasts it to both, which
+// halves what L2 must deliver of them; each multiplies it with its own half of the expert's rows. It pays where L2 is
+// the limit; where HBM is, blocks on their own read faster. Inside a block, one producer warpgroup fills STAGES buffers
+// (weights by TMA; token rows by TMA where they lie in order, else by 16-byte cp.async into the same 128-byte swizzle;
+// all complete on one mbarrier), two consumer warpgroups own 128 columns each. The grid is persistent: the producer
+// runs ahead into the next tile while the consumers finish this one.
+#pragma once
+#include "data/cuda/check.h"
+#include "data/cuda/hopper_tile.cuh"
+#include "data/cuda/launch.h"
+#include "data/cuda/mma.cuh"
+
+namespace nexus::cuda::hopper {
+
+template <class T, int ROWS_, int STAGES_, int CLUSTER_>
+struct Shape {
+  using Element = T;
+  static constexpr int ROWS = ROWS_, STAGES = STAGES_, CLUSTER = CLUSTER_;
+  static constexpr int COLUMNS = 256, BK = 64;  // 64 elements: one 128-byte row of the swizzle
+  static constexpr int THREADS = 384, PRODUCERS = 128, CONSUMER_WARPS = 8;
+  static constexpr int BOX_COLUMNS = 128, BOX_BYTES = BOX_COLUMNS * BK * 2;
+  static constexpr int WEIGHT_BYTES = COLUMNS * BK * 2, STAGE_BYTES = WEIGHT_BYTES + ROWS * BK * 2;
+  static constexpr int PASSES = ROWS / 16;  // token rows that one producer thread copies
+  static constexpr int BOX_ROWS = 32, ROW_BOX_BYTES = BOX_ROWS * BK * 2;
+  static constexpr int RING = 8;        // tiles between producer and consumers: more than STAGES
+  static constexpr int ACC = ROWS / 2;  // accumulators per thread and 64 columns
+  static_assert(ROWS % BOX_ROWS == 0 && STAGE_BYTES % 1024 == 0 && RING > STAGES);
+
+  struct Control {
+    uint64_t full[STAGES], empty[STAGES];
+    Tile ring[RING];
+    OutputRows<ROWS> rows[2];  // of each consumer warpgroup
+  };
+  // Offsets from the first buffer, so that one register addresses all of it.
+  static constexpr uint32_t FULL = STAGES * STAGE_BYTES, EMPTY = FULL + STAGES * 8;
+  static constexpr int SHARED_BYTES = 1024 + STAGES * STAGE_BYTES + static_cast<int>(sizeof(Control));
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+/// The position in the ring of buffers: `phase` flips each time it wraps.
+template <int STAGES>
+struct Cursor {
+  int stage = 0;
+  uint32_t phase = 0;
+  __device__ __forceinline__ void advance() {
+    if (++stage == STAGES) stage = 0, phase ^= 1;
+  }
+};
+
+template <class S>
+__device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMap& map, const CUtensorMap& row_map,
+                                        uint32_t buffers, typename S::Control& control, int rank, int first,
+                                        int stride) {
+  const int k = static_cast<int>(p.k), steps = (k + S::BK - 1) / S::BK;
+  const int thread = threadIdx.x, chunk = thread % 8, copy_row = thread / 8;
+  const uint32_t copy_at = S::WEIGHT_BYTES + copy_row * 128 + ((chunk ^ (copy_row & 7)) * 16);
+  const char* input = static_cast<const char*>(p.input) + chunk * 16;
+  const int64_t pitch = p.k * 2;
+  if (!p.gather && thread >= 32) return;  // one thread issues all copies, its warp finds the tiles
+  Cursor<S::STAGES> at;
+  int slot = 0;
+#pragma unroll 1
+  for (int index = first;; index += stride) {
+    Tile tile{};
+    const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS>(p, index, rank, tile);
+    // A row past the tile's end is given a row that exists: its results are not stored.
+    const char* rows[S::PASSES];
+    if (found && p.gather) {
+#pragma unroll
+      for (int i = 0; i < S::PASSES; ++i) {
+        const int row = tile.row + max(0, min(copy_row + i * 16, tile.rows - 1));
+        rows[i] = input + p.order[row] / p.rows_per_input * pitch;
+      }
+    }
+    const int y = tile.expert * static_cast<int>(p.n) + tile.column;
+#pragma unroll 1
+    for (int s = 0; s < steps; ++s) {
+      const uint32_t buffer = buffers + at.stage * S::STAGE_BYTES, ready = buffers + S::FULL + at.stage * 8;
+      wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1);
+      __syncwarp();  // only one lane may go on to issue copies: none of the others may miss a phase of the barrier
+      // All buffers filled before this one's last round are consumed, so the ring's slot of RING tiles ago is free.
+      if (s == 0 && thread == 0) control.ring[slot] = tile;
+      if (!found) {
+        if (p.gather) arrive(ready);
+        if (thread == 0) arrive(ready);
+        return;
+      }
+      if (thread == 0) {
+        const int boxes = p.gather ? 0 : (tile.padded + S::BOX_ROWS - 1) / S::BOX_ROWS;
+        arrive_expect(ready, S::WEIGHT_BYTES + boxes * S::ROW_BOX_BYTES);
+        if constexpr (S::CLUSTER > 1) {
+          copy_box_multicast(buffer + rank * S::BOX_BYTES, &map, s * S::BK, y + rank * S::BOX_COLUMNS, ready, 3);
+        } else {
+          copy_box(buffer, &map, s * S::BK, y, ready);
+          copy_box(buffer + S::BOX_BYTES, &map, s * S::BK, y + S::BOX_COLUMNS, ready);
+        }
+      }
+      if (!p.gather) {
+        // Rows of other experts may follow in the last box: their results are not stored.
+        if (thread == 0)
+          for (int i = 0; i * S::BOX_ROWS < tile.padded; ++i)
+            copy_box(buffer + S::WEIGHT_BYTES + i * S::ROW_BOX_BYTES, &row_map, s * S::BK, tile.row + i * S::BOX_ROWS,
+                     ready);
+        at.advance();
+        continue;
+      }
+      const bool inside = s * S::BK + chunk * 8 < k;  // chunks past k become zeros; nothing is read for them
+#pragma unroll
+      for (int i = 0; i < S::PASSES; ++i) {
+        if (i * 16 < tile.padded) copy16_async(buffer + copy_at + i * 16 * 128, rows[i], inside);
+        rows[i] += S::BK * 2;
+      }
+      arrive_after_copies(ready);
+      at.advance();
+    }
+    slot = (slot + 1) % S::RING;
+  }
+}
+
+template <class S, int N>
+__device__ __forceinline__ void multiply(float (&acc)[2][S::ACC], Cursor<S::STAGES>& at, int steps, uint32_t buffers,
+                                         int group) {
+  using Mma = Wgmma<typename S::Element, N>;
+  const int lane = threadIdx.x & 31;
+  const auto release = [&](int stage) {
+    if constexpr (S::CLUSTER > 1) {
+      if (lane < S::CLUSTER) arrive_remote(buffers + S::EMPTY + stage * 8, lane);
+    } else {
+      if (lane == 0) arrive(buffers + S::EMPTY + stage * 8);
+    }
+  };
+  int previous = -1;
+#pragma unroll 1
+  for (int s = 0; s < steps; ++s) {
+    wait(buffers + S::FULL + at.stage * 8, at.phase);
+    fence_async_proxy();
+    const uint32_t buffer = buffers + at.stage * S::STAGE_BYTES;
+    const uint64_t a = matrix_descriptor(buffer + group * S::BOX_BYTES),
+                   b = matrix_descriptor(buffer + S::WEIGHT_BYTES);
+    wgmma_fence();
+#pragma unroll
+    for (int kk = 0; kk < S::BK / 16; ++kk) {
+      Mma::multiply(acc[0], a + kk * 2, b + kk * 2);
+      Mma::multiply(acc[1], a + (64 * 128 >> 4) + kk * 2, b + kk * 2);
+    }
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (previous >= 0) release(previous);  // its products are done: only this step's are pending
+    previous = at.stage;
+    at.advance();
+  }
+  wgmma_wait<0>();
+  release(previous);
+}
+
+template <class S>
+__device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers, typename S::Control& control) {
+  using T = typename S::Element;
+  const int group = static_cast<int>(threadIdx.x) / 128 - 1, thread = threadIdx.x & 127;
+  const int steps = (static_cast<int>(p.k) + S::BK - 1) / S::BK;
+  OutputRows<S::ROWS>& map = control.rows[group];
+  const Finish<T> finish{p, map.output, map.scale};
+  Cursor<S::STAGES> at;
+  int slot = 0;
+#pragma unroll 1
+  for (;;) {
+    wait(buffers + S::FULL + at.stage * 8, at.phase);  // the first buffer of a tile also publishes the tile
+    const Tile tile = control.ring[slot];
+    if (tile.padded == 0) return;
+    slot = (slot + 1) % S::RING;
+    // Asked for now, needed after the products.
+    int slots[(S::ROWS + 127) / 128];
+#pragma unroll
+    for (int i = 0; i < (S::ROWS + 127) / 128; ++i) {
+      const int local = thread + i * 128;
+      slots[i] = local < tile.rows ? (p.order ? p.order[tile.row + local] : tile.row + local) : -1;
+    }
+    float acc[2][S::ACC];
+#pragma unroll
+    for (int i = 0; i < S::ACC; ++i) acc[0][i] = acc[1][i] = 0.f;
+    switch (tile.padded) {
+#define NEXUS_CASE(N)                                                           \
+  case N:                                                                       \
+    if constexpr (N <= S::ROWS) multiply<S, N>(acc, at, steps, buffers, group); \
+    break;
+      NEXUS_CASE(8)
+      NEXUS_CASE(16)
+      NEXUS_CASE(24)
+      NEXUS_CASE(32)
+      NEXUS_CASE(40)
+      NEXUS_CASE(48)
+      NEXUS_CASE(56)
+      NEXUS_CASE(64)
+      NEXUS_CASE(72)
+      NEXUS_CASE(80)
+      NEXUS_CASE(88)
+      NEXUS_CASE(96)
+      NEXUS_CASE(104)
+      NEXUS_CASE(112)
+      NEXUS_CASE(120)
+      NEXUS_CASE(128)
+      NEXUS_CASE(136)
+      NEXUS_CASE(144)
+      NEXUS_CASE(152)
+      NEXUS_CASE(160)
+#undef NEXUS_CASE
+    }
+    named_barrier(1 + group, 128);  // the map's last readers are done
+#pragma unroll
+    for (int i = 0; i < (S::ROWS + 127) / 128; ++i) {
+      const int local = thread + i * 128;
+      if (local < S::ROWS) {
+        map.output[local] = slots[i] < 0 || p.scatter ? slots[i] : tile.row + local;
+        if (p.row_scale) map.scale[local] = slots[i] < 0 ? 0.f : p.row_scale[slots[i]];
+      }
+    }
+    named_barrier(1 + group, 128);
+    finish(tile, tile.column + group * 128 + thread / 32 * 16, acc);
+  }
+}
+#endif
+
+template <class S>
+__global__ void __launch_bounds__(S::THREADS, 1)
+    grouped_wgmma_kernel(const GroupedParams p, const __grid_constant__ CUtensorMap map,
+                         const __grid_constant__ CUtensorMap row_map) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ unsigned char unaligned[];
+  const uint32_t raw = shared_address(unaligned), buffers = (raw + 1023) & ~1023u;
+  typename S::Control& control =
+      *reinterpret_cast<typename S::Control*>(unaligned + (buffers - raw) + S::STAGES * S::STAGE_BYTES);
+  const int rank = S::CLUSTER > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const int first = blockIdx.x / S::CLUSTER, stride = gridDim.x / S::CLUSTER;
+  if (threadIdx.x == 0) {
+    prefetch_map(&map);
+    if (!p.gather) prefetch_map(&row_map);
+    for (int i = 0; i < S::STAGES; ++i) {
+      barrier_init(buffers + S::FULL + i * 8, p.gather ? S::PRODUCERS + 1 : 1);
+      barrier_init(buffers + S::EMPTY + i * 8, S::CONSUMER_WARPS * S::CLUSTER);
+    }
+    barrier_init_fence();
+  }
+  if constexpr (S::CLUSTER > 1)
+    cluster_sync();
+  else
+    __syncthreads();
+  wait_for_previous();  // launched as a programmatic dependent: what is above overlapped with the kernel before
+
+  // Within the 3 · 168 registers of the launch: each consumer thread holds ROWS accumulators.
+  if (threadIdx.x < S::PRODUCERS) {
+    fewer_registers<64>();
+    produce<S>(p, map, row_map, buffers, control, rank, first, stride);
+  } else {
+    more_registers<216>();
+    consume<S>(p, buffers, control);
+  }
+  // No block may leave while the other still multicasts to it or arrives at its barriers.
+  if constexpr (S::CLUSTER > 1) cluster_sync();
+#else
+  // The host launches it only where code for compute 9.0a is loaded.
+  __trap();
+#endif
+}
+
+}  // namespace nexus::cuda::hopper

@@ -1,0 +1,268 @@
+// Which tile a cluster of the Hopper path works on, and what happens to a finished one.
+//
+// An expert's rows are cut into as few tiles as fit, of equal size (a multiple of 8 per block): 272 rows are two blocks
+// of 136 rather than one of 160 and one of 112. The order of tiles is that of grouped_tile.cuh.
+#pragma once
+#include "data/cuda/activation.cuh"
+#include "data/cuda/convert.cuh"
+#include "data/cuda/grouped.h"
+#include "data/cuda/hopper_ptx.cuh"
+
+namespace nexus::cuda::hopper {
+
+struct Tile {
+  int expert;
+  int row;     // first row, in expert-sorted order; where there are no rows, some row of the expert
+  int column;  // first column of the weight's n
+  int rows;    // rows from `row` on that belong to the tile, may be 0
+  int padded;  // rows that the products run over, a multiple of 8; 0: there is no tile
+};
+
+/// Tile `index` of a cluster of CLUSTER blocks with up to SPAN rows each, as block `rank` sees it. All lanes of a warp
+/// call it and get the same answer. False: no more tiles.
+template <int SPAN, int CLUSTER, int COLUMNS>
+__device__ __forceinline__ bool find_tile(const GroupedParams& p, int index, int rank, Tile& tile) {
+  constexpr int kRows = SPAN * CLUSTER, kGroup = 8;
+  const int wanted = index / p.n_tiles;
+  int expert = 0, first_tile = 0, begin = 0, rows = 0;
+  if (p.offsets == nullptr) {
+    rows = static_cast<int>(p.max_rows);
+    if (wanted >= (rows + kRows - 1) / kRows) return false;
+  } else {
+    const int lane = threadIdx.x & 31;
+    const int per_lane = (p.experts + 31) / 32;
+    const int first = min(lane * per_lane, p.experts);
+    const int last = min(first + per_lane, p.experts);
+    const int lane_begin = p.offsets[first];
+    int tiles = 0, previous = lane_begin;
+#pragma unroll 4
+    for (int e = first; e < last; ++e) {
+      const int next = p.offsets[e + 1];
+      tiles += (next - previous + kRows - 1) / kRows;
+      previous = next;
+    }
+    int through = tiles;
+#pragma unroll
+    for (int d = 1; d < 32; d <<= 1) {
+      const int left = __shfl_up_sync(0xffffffffu, through, d);
+      if (lane >= d) through += left;
+    }
+    const bool mine = wanted >= through - tiles && wanted < through;
+    const unsigned owners = __ballot_sync(0xffffffffu, mine);
+    if (owners == 0) return false;
+    if (mine) {
+      first_tile = through - tiles;
+      begin = lane_begin;
+      for (expert = first; expert < last; ++expert) {
+        const int next = p.offsets[expert + 1];
+        rows = next - begin;
+        const int count = (rows + kRows - 1) / kRows;
+        if (wanted < first_tile + count) break;
+        first_tile += count;
+        begin = next;
+      }
+    }
+    const int owner = __ffs(owners) - 1;
+    expert = __shfl_sync(0xffffffffu, expert, owner);
+    first_tile = __shfl_sync(0xffffffffu, first_tile, owner);
+    begin = __shfl_sync(0xffffffffu, begin, owner);
+    rows = __shfl_sync(0xffffffffu, rows, owner);
+  }
+  const int tiles = (rows + kRows - 1) / kRows;
+  const int local = index - first_tile * p.n_tiles;  // in [0, tiles * n_tiles)
+  const int group = local / (kGroup * p.n_tiles);
+  const int in_group = min(kGroup, tiles - group * kGroup);
+  const int within = local - group * kGroup * p.n_tiles;
+  const int share = (group * kGroup + within % in_group) * CLUSTER + rank;
+  const int blocks = tiles * CLUSTER;
+  const int padded = ((rows + blocks - 1) / blocks + 7) & ~7;
+  tile.expert = expert;
+  tile.rows = max(0, min(padded, rows - share * padded));
+  tile.row = tile.rows > 0 ? begin + share * padded : begin;
+  tile.column = within / in_group * COLUMNS;
+  tile.padded = padded;
+  return true;
+}
+
+/// silu by the hardware's exponential and division: about 1e-6 relative, far below the rounding of the 16-bit result,
+/// at a third of the instructions.
+__device__ __forceinline__ float fast_silu(float x) { return __fdividef(x, 1.f + __expf(-x)); }
+
+/// Per-row facts of a tile, in shared memory; output = -1 marks a row that does not exist.
+template <int ROWS>
+struct OutputRows {
+  int output[ROWS];
+  float scale[ROWS];
+};
+
+template <class T>
+__device__ __forceinline__ uint32_t pack_two(float low, float high) {
+  const Pack<T, 2> pack{{from_float<T>(low), from_float<T>(high)}};
+  return *reinterpret_cast<const uint32_t*>(&pack);
+}
+
+/// Two elements of a word to consecutive columns from `column`, as far as they exist.
+template <class T>
+__device__ __forceinline__ void store_word(T* row, int column, int width, uint32_t word) {
+  const Pack<T, 2> pack = *reinterpret_cast<const Pack<T, 2>*>(&word);
+  if (column < width) row[column] = pack.v[0];
+  if (column + 1 < width) row[column + 1] = pack.v[1];
+}
+
+/// What one warp needs to finish its part of a tile: 16 columns from `column` in each of the accumulator's blocks.
+template <class T>
+struct Finish {
+  const GroupedParams& p;
+  const int* output;  // of the tile's rows, shared memory
+  const float* scale;
+
+  /// Finishes the products of rows 8j … 8j + 15 with this warp's 2 × 16 columns (`column` on, and 64 further on). Of an
+  /// accumulator's four, v[0] and v[1] belong to column lane/4 and rows 2·(lane%4) + 0, 1, v[2] and v[3] to the column
+  /// 8 further. The results are transposed inside the warp, so that each thread stores consecutive columns of row
+  /// lane/4. The four blocks go through each stage together: shuffles and special functions take long, and overlap.
+  template <bool GATED, int SIZE, class F>
+  __device__ __forceinline__ void store(int j, int at, int column, const float (&bias)[2][2],
+                                        const float (&acc)[2][SIZE], F&& activate) const {
+    const int lane = threadIdx.x & 31, t = lane & 3, width = static_cast<int>(GATED ? p.n / 2 : p.n);
+    T* row[2];
+    float x[4][4];  // of rows 8·(j + i / 2) and columns 64·(i % 2)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) x[i][c] = acc[i & 1][(at + (i >> 1)) * 4 + c];
+#pragma unroll
+    for (int g = 0; g < 2; ++g) {
+      const int out = output[(j + g) * 8 + (lane >> 2)];
+      row[g] = out < 0 ? nullptr : static_cast<T*>(p.output) + static_cast<int64_t>(out) * width;
+      if (p.row_scale) {
+        const float2 s = *reinterpret_cast<const float2*>(scale + (j + g) * 8 + t * 2);
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+          x[g * 2 + h][0] *= s.x, x[g * 2 + h][1] *= s.y, x[g * 2 + h][2] *= s.x, x[g * 2 + h][3] *= s.y;
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) x[i][c] += bias[i & 1][c >> 1];
+    if constexpr (GATED) {
+      // Even lane groups hold gates (columns 2i), odd ones ups. Each gives away one pair and completes the other.
+      const bool even = (lane & 4) == 0;
+      float other[4][2];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int c = 0; c < 2; ++c) other[i][c] = __shfl_xor_sync(0xffffffffu, even ? x[i][2 + c] : x[i][c], 4);
+      uint32_t word[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        word[i] = pack_two<T>(activate(even ? x[i][0] : other[i][0], even ? other[i][0] : x[i][2]),
+                              activate(even ? x[i][1] : other[i][1], even ? other[i][1] : x[i][3]));
+      // Output column c of the warp's 8 now lies in lane group 2c (c < 4) or 2c - 7: bring it to group c.
+      const int c = lane >> 2, from = (c < 4 ? 2 * c : 2 * c - 7) * 4 + t;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) word[i] = __shfl_sync(0xffffffffu, word[i], from);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) word[i] = transpose_8x8(word[i]);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        T* const target = row[i >> 1];
+        const int to = (column + (i & 1) * 64) / 2 + t * 2;
+        if (target == nullptr) continue;
+        if (!p.vector_store)
+          store_word(target, to, width, word[i]);
+        else if (to < width)
+          *reinterpret_cast<uint32_t*>(target + to) = word[i];
+      }
+    } else {
+      uint32_t word[4][2];
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int c = 0; c < 2; ++c)
+          word[i][c] = transpose_8x8(
+              pack_two<T>(activate(x[i][2 * c], x[i][2 * c]), activate(x[i][2 * c + 1], x[i][2 * c + 1])));
+      // Pairs of threads exchange words: four consecutive columns each.
+      const bool odd = lane & 1;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t received = __shfl_xor_sync(0xffffffffu, odd ? word[i][0] : word[i][1], 1);
+        word[i][0] = odd ? received : word[i][0];
+        word[i][1] = odd ? word[i][1] : received;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        T* const target = row[i >> 1];
+        const int to = column + (i & 1) * 64 + (t & 1) * 8 + (t >> 1) * 4;
+        if (target == nullptr) continue;
+        if (!p.vector_store) {
+          store_word(target, to, width, word[i][0]);
+          store_word(target, to + 2, width, word[i][1]);
+        } else if (to < width) {
+          *reinterpret_cast<uint2*>(target + to) = make_uint2(word[i][0], word[i][1]);
+        }
+      }
+    }
+  }
+
+  // Rows from `padded` to the next multiple of 16 are marked as not existing, and their accumulators are zeros.
+  /// All of a warp's accumulators, unrolled: for the cheap and common activations.
+  template <bool GATED, int SIZE, class F>
+  __device__ __forceinline__ void unrolled(int padded, int column, const float (&bias)[2][2],
+                                           const float (&acc)[2][SIZE], F&& activate) const {
+#pragma unroll
+    for (int j = 0; j < SIZE / 4; j += 2)
+      if (j * 8 < padded) store<GATED>(j, j, column, bias, acc, activate);
+  }
+  /// The same with one copy of the activation's code: the accumulators move down instead of the index moving up.
+  template <bool GATED, int SIZE, class F>
+  __device__ __forceinline__ void rolled(int padded, int column, const float (&bias)[2][2], float (&acc)[2][SIZE],
+                                         F&& activate) const {
+#pragma unroll 1
+    for (int j = 0; j * 8 < padded; j += 2) {
+      store<GATED>(j, 0, column, bias, acc, activate);
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int i = 0; i < SIZE - 8; ++i) acc[h][i] = acc[h][i + 8];
+    }
+  }
+
+  template <int SIZE>
+  __device__ __forceinline__ void operator()(const Tile& tile, int column, float (&acc)[2][SIZE]) const {
+    const int lane = threadIdx.x & 31, n = static_cast<int>(p.n);
+    float bias[2][2] = {};
+    if (p.bias) {
+      const float* from = p.bias + static_cast<int64_t>(tile.expert) * n;
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int at = column + h * 64 + i * 8 + (lane >> 2);
+          if (at < n) bias[h][i] = __ldg(from + at);
+        }
+    }
+    const Epilogue epilogue = static_cast<Epilogue>(p.epilogue);
+    if (epilogue == Epilogue::kIdentity || epilogue == Epilogue::kRelu) {
+      const bool clip = epilogue == Epilogue::kRelu;
+      unrolled<false>(tile.padded, column, bias, acc, [clip](float x, float) { return clip ? relu(x) : x; });
+    } else if (epilogue == Epilogue::kSwiglu) {
+      unrolled<true>(tile.padded, column, bias, acc, [](float gate, float up) { return fast_silu(gate) * up; });
+    } else if (!p.gated) {
+      rolled<false>(tile.padded, column, bias, acc, [epilogue](float x, float) {
+        float v[1] = {x};
+        apply_epilogue(epilogue, 0.f, 0.f, v);
+        return v[0];
+      });
+    } else {
+      const float limit = p.limit, alpha = p.alpha;
+      rolled<true>(tile.padded, column, bias, acc, [epilogue, limit, alpha](float gate, float up) {
+        float v[2] = {gate, up};
+        apply_epilogue(epilogue, limit, alpha, v);
+        return v[0];
+      });
+    }
+  }
+};
+
+}  // namespace nexus::cuda::hopper
