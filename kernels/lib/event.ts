@@ -3,6 +3,7 @@ import type { EventHandle } from './binding.js'
 import { call } from './call.js'
 import { type DeviceName, type DeviceSpec, deviceIndex, resolveDevice } from './device.js'
 import { DisposedError } from './errors.js'
+import { describe } from './options.js'
 import type { Stream } from './stream.js'
 import { streamOf } from './stream.js'
 
@@ -65,6 +66,7 @@ export class Event {
 
   /** @internal */
   static handle(event: Event): EventHandle {
+    if (!(event instanceof Event)) throw new TypeError(`event: expected an Event, got ${describe(event)}`)
     if (event.#handle === null) throw new DisposedError('event: was disposed')
     return event.#handle
   }

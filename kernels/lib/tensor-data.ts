@@ -17,12 +17,13 @@ export function checkShape(shape: readonly number[]): { shape: readonly number[]
   if (!Array.isArray(shape)) throw new TypeError(`shape: expected an array of integers, got ${describe(shape)}`)
   let size = 1
   for (const extent of shape) {
-    if (!Number.isInteger(extent) || extent < 0) {
+    if (!Number.isSafeInteger(extent) || extent < 0) {
       throw new RangeError(`shape: expected integers of at least 0, got ${describe(shape)}`)
     }
     size *= extent
   }
-  if (size > Number.MAX_SAFE_INTEGER / 8) throw new RangeError(`shape: ${describe(shape)} is too large`)
+  // Not `>`: 0 times an infinite product is NaN.
+  if (!(size <= Number.MAX_SAFE_INTEGER / 8)) throw new RangeError(`shape: ${describe(shape)} is too large`)
   return { shape: Object.freeze([...shape]), size }
 }
 
@@ -43,12 +44,24 @@ const kindOf = (data: unknown): 'Float32Array' | 'Uint16Array' | 'Int32Array' | 
   throw new TypeError(`data: expected a Float32Array, Uint16Array, Int32Array or number[], got ${describe(data)}`)
 }
 
+/** Native threads read the data: its memory must stay where it is and as large as it is. */
+function checkMemory(data: TensorData): void {
+  const memory: unknown = Reflect.get(data, 'buffer')
+  if (!(memory instanceof ArrayBuffer)) {
+    throw new TypeError(`data: expected memory of its own (an ArrayBuffer), got ${describe(memory)}`)
+  }
+  if (Reflect.get(memory, 'resizable') === true) {
+    throw new TypeError('data: expected an ArrayBuffer of fixed length, got a resizable one')
+  }
+}
+
 /**
  * The data and the dtype of a tensor made from it. `dtype` undefined takes what the data says by itself.
  * @throws TypeError where data and dtype do not belong together; RangeError for a number that is no int32
  */
 export function checkData(data: TensorData, dtype: DType | undefined): { source: SourceData; dtype: DType } {
   const kind = kindOf(data)
+  if (kind !== 'number[]') checkMemory(data)
   const mismatch = (expected: string): TypeError =>
     new TypeError(`dtype: a ${kind} needs ${expected}, got ${describe(dtype)}`)
   if (data instanceof Uint16Array) {

@@ -60,6 +60,7 @@ describe.each(devices)('streams on $title', ({ name: device, skip }) => {
       await expect(stream.synchronize()).rejects.toThrow(DisposedError)
       expect(() => event.ready).toThrow(DisposedError)
       expect(() => event.record(Stream.default(device))).toThrow(DisposedError)
+      expect(() => Stream.default(device).wait({} as never)).toThrow(/^event: expected an Event, got an object/)
     })
   })
 })

@@ -197,19 +197,22 @@ describe.each(devices)('Tensor on $title', ({ name, skip }: { name: DeviceName; 
       const n = 24_000_000
       const data = new Float32Array(n).fill(0.1)
       using tensor = Tensor.empty([n], { device, dtype: 'f16' })
-      let longest = 0
-      let ticks = 0
-      let last = performance.now()
-      const timer = setInterval(() => {
-        const now = performance.now()
-        longest = Math.max(longest, now - last)
-        last = now
-        ticks++
-      }, 1)
-      const start = performance.now()
-      await tensor.write(data)
-      const writing = performance.now() - start
-      clearInterval(timer)
+      // A loop that is held up is so on every attempt; one that other processes kept from running is not.
+      let [longest, ticks, writing] = [0, 0, 0]
+      for (let attempt = 0; attempt < 5 && (ticks === 0 || longest >= Math.max(writing / 2, 50)); attempt++) {
+        longest = ticks = 0
+        let last = performance.now()
+        const timer = setInterval(() => {
+          const now = performance.now()
+          longest = Math.max(longest, now - last)
+          last = now
+          ticks++
+        }, 1)
+        const start = performance.now()
+        await tensor.write(data)
+        writing = performance.now() - start
+        clearInterval(timer)
+      }
       // Were the conversion done on the JavaScript thread, there would be no tick at all in between.
       expect(ticks).toBeGreaterThan(0)
       expect(longest).toBeLessThan(Math.max(writing / 2, 50))
@@ -226,6 +229,18 @@ describe('arguments', () => {
       () => Tensor.from(new Uint16Array(2), [2]),
       TypeError,
       /^dtype: a Uint16Array needs 'bf16' or 'f16'/,
+    ],
+    [
+      'memory that other threads share',
+      () => Tensor.from(new Float32Array(new SharedArrayBuffer(8)), [2]),
+      TypeError,
+      /^data: .*got an instance of SharedArrayBuffer/,
+    ],
+    [
+      'an infinite extent times nothing',
+      () => Tensor.zeros([1e308, 1e308, 0]),
+      RangeError,
+      /^shape: expected integers/,
     ],
     [
       'floats as i32',
@@ -275,6 +290,12 @@ describe('arguments', () => {
     await expect(tensor.write([1, 2], { offset: 3 })).rejects.toThrow(/^data: 2 elements at offset 3 do not fit into 4/)
     await expect(tensor.write(new Int32Array(1))).rejects.toThrow(TypeError)
     await expect(tensor.to({ type: 'f32' } as never)).rejects.toThrow(/unknown option 'type'/)
+  })
+
+  it('memory that could shrink while it is read is refused by name', async () => {
+    using tensor = Tensor.zeros([4], { device })
+    const buffer: ArrayBuffer = Reflect.construct(ArrayBuffer, [16, { maxByteLength: 64 }])
+    await expect(tensor.write(new Float32Array(buffer))).rejects.toThrow(/^data: .*resizable/)
   })
 
   it('tensors are told from other values by their brand', () => {

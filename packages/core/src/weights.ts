@@ -4,7 +4,7 @@
  */
 import { checkOptions, DisposedError, type DType, describe, isTensor, type Stream, Tensor } from '@nexus/native'
 import type { FloatDType } from '@nexus/router-kernels'
-import { linearShapes } from '@nexus/router-kernels/internal'
+import { checkSelectBias, linearShapes } from '@nexus/router-kernels/internal'
 import type { LayerConfig } from './options.js'
 
 /**
@@ -137,6 +137,7 @@ export async function givenWeights(
   const { numExperts, inputDim, dtype } = experts
   try {
     checkOptions('weights', weights, weightKeys)
+    checkSelectBias('weights.selectBias', weights.selectBias, rule)
     const { router = null } = weights
     if (router !== null) {
       const keepsOwn = isTensor(router) && router.dtype === dtype

@@ -35,6 +35,15 @@ describe('MoELayer.create refuses by name', () => {
       /weights\.experts\[0\].*96.*95/,
     ],
     [
+      'a selectBias beside sparsemixer',
+      {
+        router: { weigh: 'sparsemixer' },
+        weights: { experts: [new Float32Array(96), new Float32Array(48)], selectBias: new Float32Array(4) },
+      },
+      TypeError,
+      /weights\.selectBias.*sparsemixer/,
+    ],
+    [
       'a shared expert without weights',
       { shared: { hiddenDim: 2 }, weights: { experts: [new Float32Array(96), new Float32Array(48)] } },
       TypeError,

@@ -17,11 +17,12 @@ onEachDevice(`MoELayer and BaselineMoELayer (seed ${testSeed})`, (device) => {
       const results = new Map([layer, baseline].map((one) => [one, { got: [] as number[], wanted: [] as number[] }]))
       for (const tokens of [0, 1, 3, 33]) {
         const x = normal(tokens, tokens * shape.inputDim, 1, dtype)
-        const expected = layerOracle(options, weights, x)
         for (const one of [layer, baseline]) {
           const { output, stats, routing } = await one.forward(x, { routing: true })
           expect(output).toMatchObject({ shape: [tokens, layer.outputWidth], dtype, device })
-          expect(await routing?.expertIds.toArray()).toEqual(expected.ids)
+          const ids = await routing?.expertIds.toArray()
+          const expected = layerOracle(options, weights, x, null, ids)
+          expect(ids).toEqual(expected.ids)
           const got = await routing?.weights.toFloat32Array()
           expect(relativeError(got ?? [], expected.weights)).toBeLessThan(1e-5)
           results.get(one)?.got.push(...(await output.toFloat32Array()))
@@ -79,10 +80,11 @@ onEachDevice(`MoELayer and BaselineMoELayer (seed ${testSeed})`, (device) => {
     } as const
     const weights = { ...hostWeights(options, 5), routerBias: normal(1, 6), selectBias: normal(2, 6) }
     const x = normal(6, 21 * 8)
-    const expected = layerOracle(options, weights, x)
     await using layer = await MoELayer.create({ ...options, weights })
     const { output, routing } = await layer.forward(x, { routing: true })
-    expect(await routing?.expertIds.toArray()).toEqual(expected.ids)
+    const ids = await routing?.expertIds.toArray()
+    const expected = layerOracle(options, weights, x, null, ids)
+    expect(ids).toEqual(expected.ids)
     expect(relativeError(await output.toFloat32Array(), expected.output)).toBeLessThan(1e-5)
     for (const tensor of [output, routing?.expertIds, routing?.weights]) tensor?.dispose()
   })
@@ -102,6 +104,22 @@ onEachDevice(`MoELayer and BaselineMoELayer (seed ${testSeed})`, (device) => {
     const { output } = await layer.forward(x)
     expect(relativeError(await output.toFloat32Array(), layerOracle(options, host, x).output)).toBeLessThan(1e-2)
     output.dispose()
+  })
+
+  test('random weights: each tensor has numbers of its own, also those of neighbouring seeds', async () => {
+    // All fan-ins are 16, so that one generator used twice would show as equal first values.
+    const sizes = { inputDim: 16, hiddenDim: 16, numExperts: 4, topK: 2, bias: true } as const
+    const starts: string[] = []
+    for (const seed of [0, 1, 2]) {
+      const shared = { hiddenDim: 16, gate: true, bias: true }
+      await using layer = await MoELayer.create({ ...sizes, shared, seed, dtype: 'f32', device })
+      const { router, experts, expertBiases, shared: dense, sharedBiases, sharedGate } = layer.weights
+      for (const tensor of [router, ...experts, ...expertBiases, ...dense, ...sharedBiases, sharedGate]) {
+        starts.push(String((await tensor?.toFloat32Array())?.slice(0, 4)))
+      }
+    }
+    expect(starts).toHaveLength(30)
+    expect(new Set(starts).size).toBe(30)
   })
 
   test('the same seed makes the same layer in both classes, another seed another one', async () => {

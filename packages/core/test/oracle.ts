@@ -54,18 +54,19 @@ export interface LayerOracle {
 
 const at = (list: ArrayLike<number>, i: number): number => list[i] ?? Number.NaN
 
-/** The layer of these options on `x`, [tokens, inputDim]; with `logits` in place of the router's product. */
+/** The layer of these options on `x`, [tokens, inputDim]; with `logits` in place of the router's product; `got` as in `routeOracle`. */
 export function layerOracle(
   options: MoELayerOptions,
   w: HostWeights,
   x: Float32Array,
   logits: Float32Array | null = null,
+  got: ArrayLike<number> = [],
 ): LayerOracle {
   const { experts: mlp, rule, scaleInput, combine, shared } = resolveOptions({ device: 'cpu', ...options })
   const { inputDim, outputDim } = mlp
   const tokens = x.length / inputDim
   const scores = logits ?? logitsOracle(x, w.router, w.routerBias ?? null, tokens, rule.numExperts)
-  const { ids, weights, counts } = routeOracle(rule, scores, tokens, w.selectBias ?? null)
+  const { ids, weights, counts } = routeOracle(rule, scores, tokens, w.selectBias ?? null, got)
   const width = combine === 'concat' ? rule.topK * outputDim : outputDim
   const output = new Float64Array(tokens * width)
   const add = (t: number, column: number, row: readonly number[], weight: number): void => {

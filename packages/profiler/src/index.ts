@@ -1,10 +1,20 @@
 /**
  * Expert load of a Mixture-of-Experts layer over time. Feed it the counts of each step; ask it which experts are hot, how
- * uneven the load is, and whether it drifts. Pure TypeScript without a dependency: it runs wherever the counts are.
+ * uneven the load is, whether it drifts, and what to expect of the next steps. Pure TypeScript without a dependency: it runs wherever the counts are.
  *
  * @packageDocumentation
  */
-export type { ExpertLoad, ExpertProfilerOptions, ProfilerSnapshot, ProfilerState, StepSample } from './model.js'
+export type { ForecasterState } from './forecast.js'
+export type {
+  ExpertLoad,
+  ExpertProfilerOptions,
+  Forecast,
+  ForecastMethod,
+  ProfilerSnapshot,
+  ProfilerState,
+  StepSample,
+} from './model.js'
+export { ModelProfiler, type ModelProfilerState } from './model-profiler.js'
 export { ExpertProfiler } from './profiler.js'
 export { loadImbalance, normalizedEntropy, totalVariation } from './statistics.js'
 export type { Temperature } from './temperature.js'

@@ -1,4 +1,5 @@
 /** The plain data that goes into a profiler and comes out of it. */
+import type { ForecasterState } from './forecast.js'
 import type { Temperature } from './temperature.js'
 
 /** Options of an {@link ExpertProfiler}. Unknown keys are refused by name. */
@@ -42,6 +43,40 @@ export interface ExpertProfilerOptions {
    * @default 32 * numExperts
    */
   readonly minAssignments?: number
+  /**
+   * Steps that a forecast is for, and the resolution of the history, 1 to 4096. A period is found from 4 horizons on.
+   * @default 8
+   */
+  readonly horizonSteps?: number
+  /**
+   * Steps of the history in which periods are looked for, at least 4 horizons; the longest period that is found is two thirds of it.
+   * @default 128 * horizonSteps
+   */
+  readonly historySteps?: number
+}
+
+/** How a forecast was made; see {@link Forecast}. */
+export type ForecastMethod = 'last' | 'ewma' | 'trend' | 'periodic'
+
+/**
+ * What is expected of the steps to come. The method is the one with the least error in the rolling backtest: every horizon, what
+ * each of them had said is held against what came, by Σ_e |said_e - came_e| / Σ_e came_e, summed with weights 0.95^age.
+ */
+export interface Forecast {
+  /** `'last'` (the mean of the last window) unless another was better by 3 % over at least 4 backtests. */
+  readonly method: ForecastMethod
+  /** Steps that it is for, from the end of the last full horizon on. */
+  readonly horizonSteps: number
+  /** Expected mean assignments per step, by expert. */
+  readonly counts: readonly number[]
+  /** The method's error over that of `'last'` in the same backtests: below 1 is better; `null` before 4 backtests. */
+  readonly score: number | null
+  /** The score of every method; `null` for one that has nothing to say or too few backtests. */
+  readonly scores: Readonly<Record<ForecastMethod, number | null>>
+  /** Backtests so far. */
+  readonly backtests: number
+  /** The period found in the history, in steps; `null` when nothing repeats. */
+  readonly periodSteps: number | null
 }
 
 /** One step of the layer. */
@@ -58,6 +93,21 @@ export interface StepSample {
    * @default null (not measured)
    */
   readonly timeMs?: number | null
+  /**
+   * Energy of the step in joules, of the layer as a whole.
+   * @default null (not measured)
+   */
+  readonly energyJoules?: number | null
+  /**
+   * Duration of each expert's work in milliseconds, `numExperts` numbers of at least 0. Copied.
+   * @default null (not measured)
+   */
+  readonly expertTimesMs?: ArrayLike<number> | null
+  /**
+   * Energy of each expert's work in joules, `numExperts` numbers of at least 0. Copied.
+   * @default null (not measured)
+   */
+  readonly expertEnergyJoules?: ArrayLike<number> | null
 }
 
 /** What is known of one expert. */
@@ -71,6 +121,10 @@ export interface ExpertLoad {
   readonly averageCount: number
   /** Assignments since the start or the last reset. */
   readonly totalCount: number
+  /** Mean milliseconds a step, over the window's steps that said; `null` when none did. */
+  readonly meanTimeMs: number | null
+  /** Mean joules a step, over the window's steps that said; `null` when none did. */
+  readonly meanEnergyJoules: number | null
   readonly temperature: Temperature
 }
 
@@ -87,6 +141,8 @@ export interface ProfilerSnapshot {
   readonly tokens: number | null
   /** Mean duration in milliseconds of the window's measured steps; `null` when there are none. */
   readonly meanStepMs: number | null
+  /** Mean energy in joules of the window's metered steps; `null` when there are none. */
+  readonly meanStepJoules: number | null
   /** By expert number. */
   readonly experts: readonly ExpertLoad[]
   /** Largest over mean count in the window, 1 (even) to numExperts (all on one); `null` while the window is empty of assignments. */
@@ -98,11 +154,13 @@ export interface ProfilerSnapshot {
    * `null` while a half is empty of assignments.
    */
   readonly drift: number | null
+  /** `null` before the first full horizon. */
+  readonly forecast: Forecast | null
 }
 
 /** Everything a profiler knows, as JSON-safe data: `ExpertProfiler.restore` continues from it exactly. */
 export interface ProfilerState {
-  readonly format: 'nexus-profiler/1'
+  readonly format: 'nexus-profiler/2'
   readonly options: Required<ExpertProfilerOptions>
   readonly steps: number
   /** The window's steps, oldest first. */
@@ -110,9 +168,13 @@ export interface ProfilerState {
     readonly counts: readonly number[]
     readonly tokens: number | null
     readonly timeMs: number | null
+    readonly energyJoules: number | null
+    readonly expertTimesMs: readonly number[] | null
+    readonly expertEnergyJoules: readonly number[] | null
   }[]
   /** Exponentially weighted sums of counts, before the correction for the start. */
   readonly averages: readonly number[]
   readonly totals: readonly number[]
   readonly temperatures: readonly Temperature[]
+  readonly forecaster: ForecasterState
 }

@@ -1,17 +1,22 @@
 /**
  * The profiler: a ring of the last steps' counts with running sums (integers, so they never lose precision), exponential
- * averages, and the temperatures that follow from the window. Recording a step costs O(E log E); the drift, which needs a
- * pass over the window, is computed when a snapshot asks for it.
+ * averages, the temperatures that follow from the window, and the forecaster. Recording a step costs O(E log E); what needs a
+ * pass over the window (drift, means of times and energies) is computed when a snapshot asks for it.
  */
+import { Forecaster } from './forecast.js'
+import { checkForecasterState } from './forecaster-state.js'
 import type { ExpertProfilerOptions, ProfilerSnapshot, ProfilerState, StepSample } from './model.js'
 import { loadImbalance, normalizedEntropy, totalVariation } from './statistics.js'
 import { classify, type Temperature } from './temperature.js'
-import { checkInteger, checkNumber, checkObject, describe, resolveOptions } from './validate.js'
+import { checkInteger, checkNumber, checkNumbers, checkObject, describe, resolveOptions } from './validate.js'
 
 interface WindowStep {
   counts: Float64Array
   tokens: number | null
   timeMs: number | null
+  energyJoules: number | null
+  expertTimesMs: Float64Array | null
+  expertEnergyJoules: Float64Array | null
 }
 
 const temperatureNames: readonly Temperature[] = ['hot', 'warm', 'cold', 'unknown']
@@ -41,6 +46,7 @@ export class ExpertProfiler {
   #totals: Float64Array
   #averages: Float64Array
   #temperatures: Temperature[]
+  #forecaster: Forecaster
 
   /** @throws TypeError or RangeError that names the option, what came and what was expected. */
   constructor(options: ExpertProfilerOptions) {
@@ -51,6 +57,7 @@ export class ExpertProfiler {
     this.#totals = new Float64Array(numExperts)
     this.#averages = new Float64Array(numExperts)
     this.#temperatures = new Array<Temperature>(numExperts).fill('unknown')
+    this.#forecaster = new Forecaster(this.options)
   }
 
   /**
@@ -61,6 +68,7 @@ export class ExpertProfiler {
     const sample = checkStep(step, this.options.numExperts)
     this.#push(sample)
     const { counts } = sample
+    this.#forecaster.push(counts, this.#sums, this.#window.length)
     for (const [e, count] of counts.entries()) {
       this.#totals[e] = (this.#totals[e] ?? 0) + count
       this.#averages[e] = (this.#averages[e] ?? 0) * this.#decay + (1 - this.#decay) * count
@@ -84,7 +92,8 @@ export class ExpertProfiler {
     const assignments = this.#assignments()
     const correction = this.#steps === 0 ? 1 : 1 - this.#decay ** this.#steps
     const ordered = this.#ordered()
-    const times = ordered.flatMap((step) => (step.timeMs === null ? [] : [step.timeMs]))
+    const expertTimes = meanVector(ordered.map((step) => step.expertTimesMs))
+    const expertEnergies = meanVector(ordered.map((step) => step.expertEnergyJoules))
     const tokens = ordered.map((step) => step.tokens)
     return {
       numExperts: this.options.numExperts,
@@ -92,18 +101,22 @@ export class ExpertProfiler {
       windowSteps: ordered.length,
       assignments,
       tokens: tokens.some((n) => n === null) ? null : tokens.reduce<number>((total, n) => total + (n ?? 0), 0),
-      meanStepMs: times.length === 0 ? null : times.reduce((total, t) => total + t, 0) / times.length,
+      meanStepMs: mean(ordered.map((step) => step.timeMs)),
+      meanStepJoules: mean(ordered.map((step) => step.energyJoules)),
       experts: Array.from(this.#sums, (count, expert) => ({
         expert,
         count,
         share: assignments === 0 ? 0 : count / assignments,
         averageCount: (this.#averages[expert] ?? 0) / correction,
         totalCount: this.#totals[expert] ?? 0,
+        meanTimeMs: expertTimes?.[expert] ?? null,
+        meanEnergyJoules: expertEnergies?.[expert] ?? null,
         temperature: this.#temperatures[expert] ?? 'unknown',
       })),
       loadImbalance: loadImbalance(this.#sums),
       normalizedEntropy: normalizedEntropy(this.#sums),
       drift: this.#drift(ordered),
+      forecast: this.#forecaster.forecast(),
     }
   }
 
@@ -116,18 +129,25 @@ export class ExpertProfiler {
     this.#totals.fill(0)
     this.#averages.fill(0)
     this.#temperatures.fill('unknown')
+    this.#forecaster = new Forecaster(this.options)
   }
 
   /** The whole state as JSON-safe data (`JSON.stringify(profiler)` calls it); {@link ExpertProfiler.restore} takes it back. */
   toJSON(): ProfilerState {
     return {
-      format: 'nexus-profiler/1',
+      format: 'nexus-profiler/2',
       options: { ...this.options },
       steps: this.#steps,
-      window: this.#ordered().map(({ counts, tokens, timeMs }) => ({ counts: [...counts], tokens, timeMs })),
+      window: this.#ordered().map((step) => ({
+        ...step,
+        counts: [...step.counts],
+        expertTimesMs: step.expertTimesMs && [...step.expertTimesMs],
+        expertEnergyJoules: step.expertEnergyJoules && [...step.expertEnergyJoules],
+      })),
       averages: [...this.#averages],
       totals: [...this.#totals],
       temperatures: [...this.#temperatures],
+      forecaster: this.#forecaster.toJSON(),
     }
   }
 
@@ -136,9 +156,9 @@ export class ExpertProfiler {
    * @throws TypeError or RangeError that names the field which is missing or wrong.
    */
   static restore(state: ProfilerState): ExpertProfiler {
-    checkObject('state', state, ['format', 'options', 'steps', 'window', 'averages', 'totals', 'temperatures'])
-    if (state.format !== 'nexus-profiler/1') {
-      throw new TypeError(`state.format: expected "nexus-profiler/1", got ${describe(state.format)}`)
+    checkObject('state', state, stateKeys)
+    if (state.format !== 'nexus-profiler/2') {
+      throw new TypeError(`state.format: expected "nexus-profiler/2", got ${describe(state.format)}`)
     }
     const profiler = new ExpertProfiler(state.options)
     const { numExperts, windowSteps } = profiler.options
@@ -150,11 +170,11 @@ export class ExpertProfiler {
       throw new RangeError(`state.window: expected ${held} steps, got ${state.window.length}`)
     }
     for (const [i, step] of state.window.entries()) profiler.#push(checkStep(step, numExperts, `state.window[${i}]`))
-    profiler.#averages = numbers('state.averages', state.averages, numExperts, {
+    profiler.#averages = checkNumbers('state.averages', state.averages, numExperts, {
       integer: false,
       max: Number.MAX_VALUE,
     })
-    profiler.#totals = numbers('state.totals', state.totals, numExperts, {
+    profiler.#totals = checkNumbers('state.totals', state.totals, numExperts, {
       integer: true,
       max: Number.MAX_SAFE_INTEGER,
     })
@@ -169,6 +189,10 @@ export class ExpertProfiler {
         `state.temperatures[${i}]: expected one of ${temperatureNames.join(', ')}, got ${describe(name)}`,
       )
     })
+    profiler.#forecaster = Forecaster.restore(
+      profiler.options,
+      checkForecasterState('state.forecaster', state.forecaster, profiler.options, profiler.#forecaster.maxBins),
+    )
     return profiler
   }
 
@@ -206,34 +230,57 @@ export class ExpertProfiler {
 /** The largest count of one expert in one step: 2^31 - 1, what an int32 of the device can hold. */
 const maxCount = 2 ** 31 - 1
 
+const stateKeys = [
+  'format',
+  'options',
+  'steps',
+  'window',
+  'averages',
+  'totals',
+  'temperatures',
+  'forecaster',
+] as const satisfies readonly (keyof ProfilerState)[]
+
+const stepKeys = [
+  'counts',
+  'tokens',
+  'timeMs',
+  'energyJoules',
+  'expertTimesMs',
+  'expertEnergyJoules',
+] as const satisfies readonly (keyof StepSample)[]
+
 function checkStep(step: StepSample, numExperts: number, name = 'step'): WindowStep {
-  checkObject(name, step, ['counts', 'tokens', 'timeMs'])
-  const { counts, tokens = null, timeMs = null } = step
+  checkObject(name, step, stepKeys)
+  const { counts, tokens = null } = step
+  const measure = (key: 'timeMs' | 'energyJoules') => {
+    const value = step[key] ?? null
+    return value === null ? null : checkNumber(`${name}.${key}`, value, { min: 0 })
+  }
+  const vector = (key: 'expertTimesMs' | 'expertEnergyJoules') => {
+    const values = step[key] ?? null
+    if (values === null) return null
+    return checkNumbers(`${name}.${key}`, values, numExperts, { integer: false, max: Number.MAX_VALUE })
+  }
   return {
-    counts: numbers(`${name}.counts`, counts, numExperts, { integer: true, max: maxCount }),
+    counts: checkNumbers(`${name}.counts`, counts, numExperts, { integer: true, max: maxCount }),
     tokens: tokens === null ? null : checkInteger(`${name}.tokens`, tokens, 0, Number.MAX_SAFE_INTEGER),
-    timeMs: timeMs === null ? null : checkNumber(`${name}.timeMs`, timeMs, { min: 0 }),
+    timeMs: measure('timeMs'),
+    energyJoules: measure('energyJoules'),
+    expertTimesMs: vector('expertTimesMs'),
+    expertEnergyJoules: vector('expertEnergyJoules'),
   }
 }
 
-/** Copies `length` numbers of at least 0. The name of an element is only put together when it is wrong. */
-function numbers(
-  name: string,
-  values: unknown,
-  length: number,
-  range: { readonly max: number; readonly integer: boolean },
-): Float64Array {
-  if (!Array.isArray(values) && !(ArrayBuffer.isView(values) && !(values instanceof DataView))) {
-    throw new TypeError(`${name}: expected an array of ${length} numbers, got ${describe(values)}`)
-  }
-  const list = values as ArrayLike<unknown>
-  if (list.length !== length) throw new RangeError(`${name}: expected ${length} numbers, got ${list.length}`)
-  const result = new Float64Array(length)
-  for (let i = 0; i < length; i++) {
-    const x = list[i]
-    if (typeof x === 'number' && x >= 0 && x <= range.max && (!range.integer || Number.isInteger(x))) result[i] = x
-    else if (range.integer) checkInteger(`${name}[${i}]`, x, 0, range.max)
-    else checkNumber(`${name}[${i}]`, x, { min: 0, max: range.max })
-  }
-  return result
+/** Mean of the values that are known; `null` when none is. */
+function mean(values: readonly (number | null)[]): number | null {
+  const known = values.filter((value) => value !== null)
+  return known.length === 0 ? null : known.reduce((total, value) => total + value, 0) / known.length
+}
+
+function meanVector(vectors: readonly (Float64Array | null)[]): Float64Array | null {
+  const known = vectors.filter((vector) => vector !== null)
+  const [first] = known
+  if (!first) return null
+  return first.map((_, e) => known.reduce((total, vector) => total + (vector[e] ?? 0), 0) / known.length)
 }

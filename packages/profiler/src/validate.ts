@@ -56,6 +56,8 @@ const optionKeys = [
   'contrast',
   'hysteresis',
   'minAssignments',
+  'horizonSteps',
+  'historySteps',
 ] as const satisfies readonly (keyof ExpertProfilerOptions)[]
 
 /** Checks options and fills in their defaults. */
@@ -69,6 +71,7 @@ export function resolveOptions(options: ExpertProfilerOptions): Required<ExpertP
     openMax: true,
   })
   const coldShare = options.coldShare ?? Math.min(0.1, 1 - hotShare)
+  const horizonSteps = checkInteger('options.horizonSteps', options.horizonSteps ?? 8, 1, 4096)
   return {
     numExperts,
     windowSteps: checkInteger('options.windowSteps', options.windowSteps ?? 64, 2, 65536),
@@ -83,5 +86,34 @@ export function resolveOptions(options: ExpertProfilerOptions): Required<ExpertP
       1,
       Number.MAX_SAFE_INTEGER,
     ),
+    horizonSteps,
+    historySteps: checkInteger(
+      'options.historySteps',
+      options.historySteps ?? 128 * horizonSteps,
+      4 * horizonSteps,
+      65536 * horizonSteps,
+    ),
   }
+}
+
+/** Copies `length` numbers of at least 0. The name of an element is only put together when it is wrong. */
+export function checkNumbers(
+  name: string,
+  values: unknown,
+  length: number,
+  range: { readonly max: number; readonly integer: boolean },
+): Float64Array {
+  if (!Array.isArray(values) && !(ArrayBuffer.isView(values) && !(values instanceof DataView))) {
+    throw new TypeError(`${name}: expected an array of ${length} numbers, got ${describe(values)}`)
+  }
+  const list = values as ArrayLike<unknown>
+  if (list.length !== length) throw new RangeError(`${name}: expected ${length} numbers, got ${list.length}`)
+  const result = new Float64Array(length)
+  for (let i = 0; i < length; i++) {
+    const x = list[i]
+    if (typeof x === 'number' && x >= 0 && x <= range.max && (!range.integer || Number.isInteger(x))) result[i] = x
+    else if (range.integer) checkInteger(`${name}[${i}]`, x, 0, range.max)
+    else checkNumber(`${name}[${i}]`, x, { min: 0, max: range.max })
+  }
+  return result
 }

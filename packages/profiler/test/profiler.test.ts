@@ -132,7 +132,7 @@ describe('toJSON and restore', () => {
     const state = profiler.toJSON()
     const bad = (change: Record<string, unknown>) => () =>
       ExpertProfiler.restore({ ...state, ...change } as ProfilerState)
-    expect(bad({ format: 'x' })).toThrow(/state\.format: expected "nexus-profiler\/1", got "x"/)
+    expect(bad({ format: 'x' })).toThrow(/state\.format: expected "nexus-profiler\/2", got "x"/)
     expect(bad({ extra: 1 })).toThrow(/unknown key 'extra'/)
     expect(bad({ steps: 2 })).toThrow(/state\.window: expected 2 steps, got 1/)
     expect(bad({ window: [{ counts: [1, -2], tokens: null, timeMs: null }] })).toThrow(
@@ -160,6 +160,8 @@ test('an empty profiler has nothing to say', () => {
     assignments: 0,
     tokens: 0,
     meanStepMs: null,
+    meanStepJoules: null,
+    forecast: null,
     loadImbalance: null,
     normalizedEntropy: null,
     drift: null,

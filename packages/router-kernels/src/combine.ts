@@ -3,7 +3,7 @@ import { checkOneOf, checkOptions, describe, type Stream, Tensor } from '@nexus/
 import { checkTensor, sizeAt } from './check.js'
 import { checkFloatDType } from './mlp-options.js'
 import { binding, call, dtypeCode, placement, readOn, readOrNull, streamOf, writeOn } from './native.js'
-import type { RoutedTokens } from './routed-tokens.js'
+import { checkRouted, type RoutedTokens } from './routed-tokens.js'
 
 /**
  * `weighted-sum`: y[t] = Σⱼ w[t, j]·rows[t·topK + j] + sharedScale[t]·shared[t]. `concat`: y[t] = the weighted rows side by side,
@@ -38,6 +38,7 @@ export function combine(rows: Tensor, routed: RoutedTokens, options: CombineOpti
   const { mode = 'weighted-sum', weighted = true, shared = null, sharedScale = null } = options
   checkOneOf('mode', mode, combineModes)
   if (typeof weighted !== 'boolean') throw new TypeError(`weighted must be a boolean, got ${describe(weighted)}`)
+  checkRouted(routed)
   const { tokens, topK } = routed
   checkTensor('rows', rows, { shape: [tokens * topK, null], names: ['tokens·topK', 'width'] })
   const { dtype } = rows

@@ -34,7 +34,7 @@ import {
   readOrNull,
   withScratch,
 } from './native.js'
-import type { RoutedTokens } from './routed-tokens.js'
+import { checkRouted, type RoutedTokens } from './routed-tokens.js'
 import { maxExperts } from './router-options.js'
 
 /** The shape and rule of a group of expert MLPs. */
@@ -187,6 +187,7 @@ export class GroupedExperts {
     checkOptions('forward options', options, ['inputScale'])
     const { device, stream } = this.#at
     const { numExperts, inputDim, outputDim, dtype } = this.spec
+    checkRouted(routed)
     const { tokens, topK } = routed
     if (routed.numExperts !== numExperts) {
       throw new RangeError(`routed must be over ${numExperts} experts, got ${routed.numExperts}`)

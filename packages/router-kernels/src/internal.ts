@@ -16,4 +16,4 @@ export {
   mlpDesc,
 } from './mlp-options.js'
 export { readOn, readOrNull, writeOn } from './native.js'
-export { maxExperts, maxTopK, routerDesc, routerRuleKeys } from './router-options.js'
+export { checkSelectBias, maxExperts, maxTopK, routerDesc, routerRuleKeys } from './router-options.js'

@@ -46,6 +46,10 @@ export const defaultActivation = {
 } as const satisfies Record<MlpKind, Activation>
 
 const maxDim = 2 ** 31 - 1
+/** A gated layer has twice as many rows. */
+const maxHiddenDim = 2 ** 30 - 1
+/** The native descriptors hold float32. */
+export const maxFloat = (2 - 2 ** -23) * 2 ** 127
 const floatDtypes: readonly FloatDType[] = ['f32', 'bf16', 'f16']
 export type FloatDType = 'f32' | 'bf16' | 'f16'
 
@@ -66,10 +70,10 @@ export interface MlpSpec {
 export function checkMlpSpec(spec: MlpSpec, prefix = ''): MlpSpec {
   checkOneOf(`${prefix}kind`, spec.kind, kinds)
   checkOneOf(`${prefix}activation`, spec.activation, activationsOf[spec.kind])
-  checkNumber(`${prefix}limit`, spec.limit)
-  checkNumber(`${prefix}alpha`, spec.alpha)
+  checkNumber(`${prefix}limit`, spec.limit, 0, maxFloat)
+  checkNumber(`${prefix}alpha`, spec.alpha, -maxFloat, maxFloat)
   checkInteger(`${prefix}inputDim`, spec.inputDim, 1, maxDim)
-  checkInteger(`${prefix}hiddenDim`, spec.hiddenDim, 1, maxDim)
+  checkInteger(`${prefix}hiddenDim`, spec.hiddenDim, 1, maxHiddenDim)
   checkInteger(`${prefix}outputDim`, spec.outputDim, 1, maxDim)
   checkFloatDType(`${prefix}dtype`, spec.dtype)
   return spec

@@ -2,9 +2,12 @@
  * What a router found: five device tensors that the grouped experts and `combine` read in place. They are results in stream order: they
  * may be handed on at once, and nothing waits for them until someone reads one on the host.
  */
-import type { Tensor } from '@nexus/native'
+import { checkInteger, describe, type Tensor } from '@nexus/native'
 
-/** Tokens sorted into buckets by expert. A *slot* is t·topK + j: token t's j-th choice. */
+/**
+ * Tokens sorted into buckets by expert. A *slot* is t·topK + j: token t's j-th choice. One that is made by hand must hold what is said
+ * here: shapes are checked, what the tensors hold is not (the CPU refuses offsets and slots out of range, CUDA reads them as they are).
+ */
 export interface RoutedTokens {
   /** i32 [tokens, topK]: the chosen experts, best first. */
   readonly expertIds: Tensor
@@ -29,4 +32,13 @@ export function routedTokens(parts: Omit<RoutedTokens, 'dispose' | typeof Symbol
     for (const tensor of [parts.expertIds, parts.weights, parts.counts, parts.offsets, parts.order]) tensor.dispose()
   }
   return { ...parts, dispose, [Symbol.dispose]: dispose }
+}
+
+/** @throws TypeError, RangeError naming `routed` */
+export function checkRouted(routed: RoutedTokens): void {
+  if (typeof routed !== 'object' || routed === null) {
+    throw new TypeError(`routed must be what Router.route returns, got ${describe(routed)}`)
+  }
+  checkInteger('routed.tokens', routed.tokens, 0, 2 ** 31 - 1)
+  checkInteger('routed.topK', routed.topK, 1, 32)
 }

@@ -8,9 +8,11 @@ import {
   checkOneOf,
   checkOptions,
   type DeviceSpec,
+  describe,
   type Stream,
   type Tensor,
 } from '@nexus/native'
+import { maxFloat } from './mlp-options.js'
 import type { RawRouterDesc } from './native.js'
 
 /** How a logit becomes an expert's score p: softmax over all experts, σ(logit), or the logit itself. */
@@ -113,12 +115,13 @@ export function routerDesc(rule: RouterRule): RawRouterDesc {
   checkOneOf('score', score, scores)
   checkOneOf('weigh', weigh, weighs)
   checkOneOf('normalize', normalize, normalizes)
-  checkNumber('jitter', jitter)
-  checkNumber('epsilon', epsilon)
-  checkNumber('scale', scale)
-  if (jitter < 0) throw new RangeError(`jitter must be at least 0, got ${jitter}`)
-  if (epsilon < 0) throw new RangeError(`epsilon must be at least 0, got ${epsilon}`)
-  if (groups !== null) checkGroups(groups, numExperts, topK)
+  checkNumber('jitter', jitter, 0, maxFloat)
+  checkNumber('epsilon', epsilon, 0, maxFloat)
+  checkNumber('scale', scale, -maxFloat, maxFloat)
+  if (groups !== null) {
+    if (weigh === 'sparsemixer') throw new TypeError(`groups must be null with weigh 'sparsemixer', got an object`)
+    checkGroups(groups, numExperts, topK)
+  }
   return {
     experts: numExperts,
     topK,
@@ -132,6 +135,12 @@ export function routerDesc(rule: RouterRule): RawRouterDesc {
     epsilon,
     scale,
   }
+}
+
+/** @throws TypeError: sparsemixer chooses by the logits alone */
+export function checkSelectBias(name: string, value: unknown, rule: RouterRule): void {
+  if (rule.weigh !== 'sparsemixer' || value === null || value === undefined) return
+  throw new TypeError(`${name} must be null with weigh 'sparsemixer', got ${describe(value)}`)
 }
 
 function checkGroups(groups: RouterGroups, numExperts: number, topK: number): void {

@@ -19,7 +19,7 @@ import {
   withScratch,
 } from './native.js'
 import { type RoutedTokens, routedTokens } from './routed-tokens.js'
-import { type RouterOptions, routerDesc, routerRuleKeys } from './router-options.js'
+import { checkSelectBias, type RouterOptions, routerDesc, routerRuleKeys } from './router-options.js'
 
 const optionKeys = [...routerRuleKeys, 'selectBias', 'weight', 'bias', 'inputDim', 'device', 'stream']
 const maxSlots = 2 ** 31 - 1
@@ -48,6 +48,7 @@ export class Router {
   constructor(options: RouterOptions) {
     checkOptions('Router options', options, optionKeys)
     this.#desc = routerDesc(options)
+    checkSelectBias('selectBias', options.selectBias, options)
     this.numExperts = options.numExperts
     this.topK = options.topK
     const weight = options.weight ?? null

@@ -182,6 +182,7 @@ describe('GroupedExperts and combine refuse by name', () => {
     ["another kind's activation", { activation: 'relu' }, /activation.*relu/],
     ['no hidden units', { hiddenDim: 0 }, /hiddenDim.*0/],
     ['an integer dtype', { dtype: 'i32' }, /dtype.*i32/],
+    ['a negative limit', { activation: 'clamped-swiglu', limit: -1 }, /limit.*-1/],
     ['a negative seed', { seed: -1 }, /seed.*-1/],
   ])('%s', (_, options, message) => {
     expect(() => GroupedExperts.random({ ...shape, ...(options as object) })).toThrow(message)
@@ -198,6 +199,8 @@ describe('GroupedExperts and combine refuse by name', () => {
     expect(() => new GroupedExperts({ ...shape, weights: [w2, w2] })).toThrow(/weights\[0\].*\[2, 6, 4\].*\[2, 4, 3\]/)
     using experts = new GroupedExperts({ ...shape, weights: [w1, w2] })
     expect(() => experts.forward(flat, routed)).toThrow(/x.*\[3, 4\].*\[2, 4\]/)
+    expect(() => experts.forward(flat, null as never)).toThrow(/^routed .*null/)
+    expect(() => combine(flat, { ...routed, topK: 33 })).toThrow(/^routed\.topK.*33/)
     expect(() => combine(flat, routed)).toThrow(/rows.*\[3, width\]/)
     using rows = Tensor.zeros([3, 4], { device: 'cpu' })
     expect(() => combine(rows, routed, { mode: 'sum' as 'concat' })).toThrow(/mode/)

@@ -1,4 +1,4 @@
-import { Tensor } from '@nexus/native'
+import { Stream, Tensor } from '@nexus/native'
 import { describe, expect, test } from 'vitest'
 import { Router, type RouterRule, routers } from '../src/index.js'
 import { liveMemory, onEachDevice } from './support/devices.js'
@@ -36,14 +36,15 @@ onEachDevice(`Router.route (seed ${testSeed})`, (device) => {
       const { numExperts, topK } = rule
       const values = normal(tokens + numExperts, tokens * numExperts)
       const selectBias = withBias.has(name) ? normal(7, numExperts, 0.1) : null
-      const expected = routeOracle(rule, values, tokens, selectBias)
       using router = new Router({ ...rule, selectBias, device })
       using logits = Tensor.from(values, [tokens, numExperts], { device })
       using routed = router.route(null, logits)
 
       expect(routed).toMatchObject({ tokens, topK, numExperts })
       expect(routed.expertIds.shape).toEqual([tokens, topK])
-      expect(await routed.expertIds.toArray()).toEqual(expected.ids)
+      const ids = await routed.expertIds.toArray()
+      const expected = routeOracle(rule, values, tokens, selectBias, ids)
+      expect(ids).toEqual(expected.ids)
       expect(relativeError(await routed.weights.toFloat32Array(), expected.weights)).toBeLessThan(1e-5)
       expect(await routed.counts.toArray()).toEqual(expected.counts)
       expect(await routed.offsets.toArray()).toEqual(expected.offsets)
@@ -84,7 +85,8 @@ onEachDevice(`Router.route (seed ${testSeed})`, (device) => {
   ] as const)('its own product: %s tokens, %s weight, with bias, at odd sizes', async (dtype, weightDtype) => {
     for (const [tokens, inputDim, numExperts] of [
       [0, 5, 3],
-      [1, 1, 1],
+      [3, 1, 1],
+      [1, 67, 13],
       [33, 67, 13],
       [7, 256, 64],
     ] as const) {
@@ -110,6 +112,20 @@ onEachDevice(`Router.route (seed ${testSeed})`, (device) => {
     using given = router.route(x, logits)
     for (const part of ['expertIds', 'weights', 'counts', 'offsets', 'order'] as const) {
       expect(await own[part].toArray()).toEqual(await given[part].toArray())
+    }
+  })
+
+  test('on a stream of its own it waits for the streams that fill its tensors', async () => {
+    using stream = Stream.create({ device })
+    using weight = Tensor.randn([16, 512], { device, seed: 1 })
+    using own = new Router({ numExperts: 16, topK: 2, weight, stream })
+    using usual = new Router({ numExperts: 16, topK: 2, weight })
+    for (let seed = 2; seed < 6; seed++) {
+      using x = Tensor.randn([4000, 512], { device, seed })
+      using there = own.route(x)
+      using here = usual.route(x)
+      expect(await there.weights.toArray()).toEqual(await here.weights.toArray())
+      expect(await there.order.toArray()).toEqual(await here.order.toArray())
     }
   })
 
@@ -145,6 +161,19 @@ describe('Router refuses by name', () => {
     ['an unknown group value', { groups: { count: 4, keep: 2, by: 'sum' } }, RangeError, /groups\.by/],
     ['a bias of another size', { bias: new Float32Array(7) }, RangeError, /bias.*8.*7/],
     ['a selectBias that is no tensor', { selectBias: [0] }, TypeError, /selectBias/],
+    ['a scale that is no float32', { scale: 1e39 }, RangeError, /scale/],
+    [
+      'a selectBias beside sparsemixer',
+      { weigh: 'sparsemixer', selectBias: new Float32Array(8) },
+      TypeError,
+      /selectBias.*sparsemixer/,
+    ],
+    [
+      'groups beside sparsemixer',
+      { weigh: 'sparsemixer', groups: { count: 2, keep: 2, by: 'max' } },
+      TypeError,
+      /groups.*sparsemixer/,
+    ],
     ['an unknown device', { device: 'gpu' }, TypeError, /device.*gpu/],
   ])('%s', (_, options, type, message) => {
     expect(make(options)).toThrow(type)

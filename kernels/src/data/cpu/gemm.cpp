@@ -123,6 +123,11 @@ std::vector<Task> plan(const GroupedProduct& p, int64_t panel_columns) {
                       "; expected non-decreasing values up to max_rows = " + std::to_string(p.max_rows));
     previous = offsets[e];
   }
+  // Slots address memory too. Looking at them costs nothing beside the product.
+  for (int64_t row = 0; p.order && row < previous; ++row)
+    if (p.order[row] < 0 || p.order[row] >= p.max_rows)
+      throw Error(ErrorCode::kInternal, "order[" + std::to_string(row) + "] is " + std::to_string(p.order[row]) +
+                                            "; expected a slot below max_rows = " + std::to_string(p.max_rows));
   // Large blocks first; smaller ones while there are too few tasks to keep all threads busy to the end.
   const int64_t wanted = 4 * static_cast<int64_t>(cpu_threads());
   std::vector<Task> tasks;

@@ -2,6 +2,7 @@
 import type { RouterRule } from '../../src/index.js'
 
 const floatMax = 3.4028234663852886e38
+const { fround } = Math
 
 export interface RoutingOracle {
   readonly ids: Int32Array
@@ -27,24 +28,54 @@ const pick = (values: readonly number[], i: number): number => values[i] ?? Numb
 const ranked = (values: readonly number[]): number[] =>
   values.map((_, i) => i).sort((a, b) => pick(values, b) - pick(values, a) || a - b)
 
-function choose(
+/** The keys by which experts are chosen. */
+function keysOf(
   rule: RouterRule,
   l: readonly number[],
   p: readonly number[],
   bias: ArrayLike<number> | null,
-): number[] {
-  const keys = bias === null && rule.groups?.by !== 'top2-sum' ? [...l] : p.map((v, e) => v + (bias?.[e] ?? 0))
-  if (!rule.groups) return ranked(keys).slice(0, rule.topK)
+): readonly number[] {
+  return bias === null && rule.groups?.by !== 'top2-sum' ? l : p.map((v, e) => v + (bias?.[e] ?? 0))
+}
+
+/** Keys and group values are of order 1: float32 holds them, and a product that makes them, to about 1e-7. */
+const near = 1e-6
+
+/**
+ * The exact choice first; where the values of the last group that stays and the first that goes are within rounding, also the one
+ * with those two exchanged.
+ */
+function choices(rule: RouterRule, keys: readonly number[]): number[][] {
+  if (!rule.groups) return [ranked(keys).slice(0, rule.topK)]
   const { count, keep, by } = rule.groups
   const size = keys.length / count
   const values = Array.from({ length: count }, (_, g) => {
     const best = keys.slice(g * size, (g + 1) * size).sort((a, b) => b - a)
     return by === 'max' ? pick(best, 0) : pick(best, 0) + (best[1] ?? 0)
   })
-  const kept = new Set(ranked(values).slice(0, keep))
-  return ranked(keys)
-    .filter((e) => kept.has(Math.floor(e / size)))
-    .slice(0, rule.topK)
+  const order = ranked(values)
+  const [last = -1, next = -1] = order.slice(keep - 1, keep + 1)
+  const kept = [new Set(order.slice(0, keep))]
+  if (keep < count && Math.abs(pick(values, last) - pick(values, next)) <= near) {
+    kept.push(new Set([...order.slice(0, keep - 1), next]))
+  }
+  return kept.map((groups) =>
+    ranked(keys)
+      .filter((e) => groups.has(Math.floor(e / size)))
+      .slice(0, rule.topK),
+  )
+}
+
+/** `got` where rounding can have made it: distinct experts, in each slot a key as good as an exact choice has there. Else the exact one. */
+function accepted(rule: RouterRule, keys: readonly number[], got: readonly number[]): number[] {
+  const exact = choices(rule, keys)
+  const asGood = (choice: number[]): boolean =>
+    choice.every((e, j) => {
+      const [k, g] = [pick(keys, e), pick(keys, pick(got, j))]
+      return k === g ? e === got[j] : Math.abs(k - g) <= near * Math.max(1, Math.abs(k))
+    })
+  const possible = got.length === rule.topK && new Set(got).size === rule.topK && exact.some(asGood)
+  return possible ? [...got] : (exact[0] ?? [])
 }
 
 function sparsemixer(l: readonly number[], chosen: readonly number[], jitter: number): number[] {
@@ -54,7 +85,8 @@ function sparsemixer(l: readonly number[], chosen: readonly number[], jitter: nu
     let sum = 0
     for (const [i, v] of l.entries()) {
       if (picked.has(i)) continue
-      const masked = (m - v) / Math.max(Math.abs(v), m) > 2 * jitter
+      // A step: in float32, as the kernels have it, since the two sides of it differ by much.
+      const masked = fround(fround(m - v) / fround(Math.max(Math.abs(v), m))) > fround(2 * fround(jitter))
       if (!masked) sum += Math.exp(v - m)
     }
     picked.add(e)
@@ -83,11 +115,16 @@ function normalized(rule: RouterRule, w: readonly number[]): number[] {
   return w.map((v) => (v / divisor) * scale)
 }
 
+/**
+ * @param got the experts that were chosen: near ties may fall either way in float32, so a token's choice that differs by rounding alone
+ * takes the place of the exact one; any other is ignored
+ */
 export function routeOracle(
   rule: RouterRule,
   logits: ArrayLike<number>,
   tokens: number,
   selectBias: ArrayLike<number> | null = null,
+  got: ArrayLike<number> = [],
 ): RoutingOracle {
   const { numExperts, topK, score = 'softmax' } = rule
   const ids = new Int32Array(tokens * topK)
@@ -95,7 +132,8 @@ export function routeOracle(
   for (let t = 0; t < tokens; t++) {
     const l = Array.from({ length: numExperts }, (_, e) => sanitised(logits[t * numExperts + e] ?? Number.NaN))
     const p = score === 'softmax' ? softmax(l) : score === 'sigmoid' ? l.map(sigmoid) : l
-    const chosen = choose(rule, l, p, selectBias)
+    const own = Array.from(got).slice(t * topK, (t + 1) * topK)
+    const chosen = accepted(rule, keysOf(rule, l, p, selectBias), own)
     ids.set(chosen, t * topK)
     weights.set(normalized(rule, weigh(rule, l, p, chosen)), t * topK)
   }

@@ -1,0 +1,34 @@
+/**
+ * Shares of a chip for the experts of a Mixture-of-Experts layer. A policy, a pure function, decides from the load of the experts how many
+ * SMs they get; the manager checks it, keeps reserved slices beside it, and makes plans, which are plain data.
+ * @packageDocumentation
+ */
+export { type Arrangement, arrange, sliceCount } from './arrange.js'
+export { conformance, situations, type Violation } from './conformance.js'
+export {
+  type CostModel,
+  expertBytes,
+  type GatedExpertShape,
+  gatedExpertCost,
+  type Placement,
+  predictExpertUs,
+  predictStep,
+  type StepPrediction,
+} from './cost.js'
+export {
+  type Curve,
+  type CurvePoint,
+  type DeviceDescription,
+  h200,
+  interpolate,
+  saturatingSms,
+  smsForBandwidth,
+} from './device.js'
+export { SliceAllocationError } from './errors.js'
+export { decide, decisionViolations } from './guard.js'
+export { SliceManager } from './manager.js'
+export type { SliceManagerOptions, SliceManagerStats } from './manager-options.js'
+export type { Enforcement, EnforcementKind, Enforcer, Layout, Plan, SliceBudget } from './plan.js'
+export { type AdaptiveOptions, type DynamicOptions, policies } from './policies.js'
+export type { AllocationPolicy, Constraints, CurrentPlacement, Decision, PolicySnapshot } from './policy.js'
+export type { SliceRequest } from './reservations.js'

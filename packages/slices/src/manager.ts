@@ -1,0 +1,314 @@
+/**
+ * Keeps the slices of one device for the experts of one layer: reserved ones by name, and the rest of the chip shared among the experts
+ * by a policy. Plain data in, plans out; what holds the device to a plan is the enforcer it is given. Every change is worked out
+ * whole before it is taken over, so that one which fails changes nothing.
+ */
+import { checkInteger, checkNumber, checkOptions, DisposedError, describe } from '@nexus/native'
+import type { ProfilerSnapshot } from '@nexus/profiler'
+import { budgets } from './budgets.js'
+import { predictStep } from './cost.js'
+import { checkDevice, type DeviceDescription } from './device.js'
+import { SliceAllocationError } from './errors.js'
+import { type Gated, gate } from './gate.js'
+import { decide } from './guard.js'
+import { LayoutCache } from './layout-cache.js'
+import { optionKeys, type SliceManagerOptions, type SliceManagerStats } from './manager-options.js'
+import { type Layout, layoutOf, type Plan, type SliceBudget, sliceNames } from './plan.js'
+import { policies } from './policies.js'
+import type { CurrentPlacement, PolicySnapshot } from './policy.js'
+import { granted, grownSms, type Reservation, reservation, reserve, type SliceRequest } from './reservations.js'
+
+interface State {
+  readonly reserved: readonly Reservation[]
+  /** Reserved slice of each expert that has one. */
+  readonly pinned: ReadonlyMap<number, string>
+  /** What the policy was last followed in, and for which experts. */
+  readonly current: CurrentPlacement | null
+  readonly pool: readonly number[]
+  readonly profile: ProfilerSnapshot | null
+}
+
+/**
+ * @example
+ * ```ts
+ * const manager = new SliceManager({ device: h200, numExperts: 128, cost: gatedExpertCost(h200, { inputDim: 2048, hiddenDim: 768 }) })
+ * manager.allocate({ name: 'aux', sms: 16 })
+ * const plan = manager.update(profiler.snapshot())
+ * ```
+ */
+export class SliceManager {
+  readonly device: DeviceDescription
+  readonly numExperts: number
+  readonly #options: Required<Omit<SliceManagerOptions, 'device' | 'numExperts' | 'maxLayouts'>>
+  readonly #layouts: LayoutCache
+  #state: State
+  #plan: Plan
+  #disposed = false
+  #counts = { plans: 0, switches: 0, migrations: 0, evictions: 0, dwell: 0, hysteresis: 0 }
+
+  /**
+   * @throws TypeError or RangeError that names the option; SliceAllocationError when the policy or the enforcer fails
+   */
+  constructor(options: SliceManagerOptions) {
+    if (typeof options !== 'object' || options === null) {
+      throw new TypeError(`options: expected an object, got ${describe(options)}`)
+    }
+    checkOptions('options', options, optionKeys)
+    this.device = checkDevice('options.device', options.device)
+    this.numExperts = checkInteger('options.numExperts', options.numExperts, 0, 65536)
+    const policy = options.policy ?? policies.adaptive()
+    if (typeof policy?.decide !== 'function') {
+      throw new TypeError(`options.policy: expected an AllocationPolicy, got ${describe(policy)}`)
+    }
+    this.#options = {
+      policy,
+      slices: checkInteger('options.slices', options.slices ?? 3, 1, 1024),
+      cost: options.cost ?? null,
+      dwellSteps: checkInteger('options.dwellSteps', options.dwellSteps ?? 8, 0),
+      hysteresisSms: checkInteger('options.hysteresisSms', options.hysteresisSms ?? 0, 0),
+      switchUs: checkNumber('options.switchUs', options.switchUs ?? 3, 0),
+      enforcer: options.enforcer ?? null,
+    }
+    this.#layouts = new LayoutCache(
+      this.#options.enforcer,
+      this.device,
+      checkInteger('options.maxLayouts', options.maxLayouts ?? 32, 1),
+    )
+    this.#state = { reserved: [], pinned: new Map(), current: null, pool: [], profile: null }
+    this.#plan = this.#follow(this.#state)
+  }
+
+  /** The plan that holds now. */
+  get plan(): Plan {
+    return this.#plan
+  }
+
+  /** Asks the policy what to do about a new profile, and takes it over within dwell and hysteresis. */
+  update(profile: ProfilerSnapshot, options?: { readonly utilization?: readonly number[] | null }): Plan {
+    this.#check()
+    checkOptions('options', options, ['utilization'])
+    if (profile?.numExperts !== this.numExperts) {
+      throw new RangeError(`profile.numExperts: expected ${this.numExperts}, got ${describe(profile?.numExperts)}`)
+    }
+    return this.#follow({ ...this.#state, profile }, options?.utilization ?? null)
+  }
+
+  /**
+   * Reserves a slice by name. The policy's slices have what is left.
+   * @returns its budget, and the names of what was evicted for it
+   * @throws SliceAllocationError with what was asked and what is free; nothing has changed then
+   */
+  allocate(request: SliceRequest): { readonly slice: SliceBudget; readonly evicted: readonly string[] } {
+    this.#check()
+    const wanted = reservation(this.device, request)
+    if (this.#state.reserved.some(({ name }) => name === wanted.name)) {
+      throw new RangeError(`request.name: there is a slice '${wanted.name}' already; resize or release it`)
+    }
+    const { pinned } = this.#state
+    const poolNeeded = (left: readonly Reservation[]) => {
+      const kept = new Set(left.map(({ name }) => name))
+      return [...pinned.values()].filter((name) => kept.has(name)).length < this.numExperts
+    }
+    const mayEvict = request.evict ?? false
+    const { set, evicted } = reserve(this.device, this.#state.reserved, wanted, poolNeeded, mayEvict)
+    this.#follow({ ...this.#state, reserved: set, pinned: without(this.#state.pinned, evicted) })
+    this.#counts.evictions += evicted.length
+    return { slice: this.slice(wanted.name), evicted }
+  }
+
+  /**
+   * Gives a reserved slice another size; a bandwidth cap that it had is gone.
+   * @throws SliceAllocationError with what was asked and what is free; nothing has changed then
+   */
+  resize(name: string, sms: number): SliceBudget {
+    this.#check()
+    const before = this.#reserved(name)
+    checkInteger('sms', sms, 1)
+    const others = this.#state.reserved.filter((each) => each !== before)
+    const wanted = { ...before, requestedSms: sms, sms: granted(this.device, sms), bandwidthCap: null }
+    // In its old place: who is youngest is who was allocated last.
+    reserve(this.device, others, wanted, () => this.#state.pinned.size < this.numExperts, false)
+    this.#follow({ ...this.#state, reserved: this.#state.reserved.map((each) => (each === before ? wanted : each)) })
+    return this.slice(name)
+  }
+
+  /** Gives a reserved slice back; experts that were moved there are the policy's again. */
+  release(name: string): Plan {
+    this.#check()
+    const gone = this.#reserved(name)
+    const reserved = this.#state.reserved.filter((each) => each !== gone)
+    return this.#follow({ ...this.#state, reserved, pinned: without(this.#state.pinned, [name]) })
+  }
+
+  /**
+   * Moves an expert into a reserved slice, for good, or with `null` back to the policy.
+   * @throws RangeError when there is no such expert or reserved slice; SliceAllocationError when it comes back and all SMs are reserved
+   */
+  migrate(expert: number, slice: string | null): Plan {
+    this.#check()
+    checkInteger('expert', expert, 0, this.numExperts - 1)
+    const pinned = new Map(this.#state.pinned)
+    if (slice === null) pinned.delete(expert)
+    else pinned.set(expert, this.#reserved(slice).name)
+    const { minSms } = this.device
+    const left = this.device.sms - this.#state.reserved.reduce((sum, each) => sum + each.sms, 0)
+    if (pinned.size < this.numExperts && left < minSms) {
+      throw new SliceAllocationError(
+        `expert ${expert}: the policy's slices need ${minSms} SMs for it, ${left} are not reserved`,
+        { requestedSms: minSms, freeSms: left },
+      )
+    }
+    return this.#follow({ ...this.#state, pinned })
+  }
+
+  /** The budget of a slice of the plan, by name. */
+  slice(name: string): SliceBudget {
+    const found = this.#plan.slices.find((each) => each.name === name)
+    if (found) return found
+    throw new RangeError(
+      `name: expected one of ${this.#plan.slices.map((s) => s.name).join(', ')}, got ${describe(name)}`,
+    )
+  }
+
+  /**
+   * Has the layouts built that are one portion of SMs away from this one, so that the next change is a switch.
+   * @returns the layouts that are built now, this plan's first
+   */
+  buildAhead(): readonly Layout[] {
+    this.#check()
+    const slices = this.#plan.slices.map(({ name, grantedSms }) => ({ name, sms: grantedSms }))
+    const sizes = this.#plan.slices.map(({ requestedSms, kind, grantedSms }) =>
+      kind === 'policy' ? requestedSms : grantedSms,
+    )
+    const { granularity, minSms } = this.device
+    const movable = this.#plan.slices.flatMap(({ kind }, i) => (kind === 'policy' ? [i] : []))
+    for (const from of movable) {
+      for (const to of movable) {
+        if (from === to || (sizes[from] ?? 0) - granularity < minSms) continue
+        const change = (i: number) => (i === to ? granularity : i === from ? -granularity : 0)
+        this.#layouts.prepare(
+          layoutOf(
+            this.device.name,
+            slices.map(({ name }, i) => ({ name, sms: (sizes[i] ?? 0) + change(i) })),
+          ),
+        )
+      }
+    }
+    this.#layouts.use(this.#plan.key)
+    return this.#layouts.built()
+  }
+
+  /** What has happened since the manager was made. */
+  stats(): SliceManagerStats {
+    const { dwell, hysteresis, ...rest } = this.#counts
+    return { ...rest, kept: { dwell, hysteresis }, layouts: this.#layouts.built().length }
+  }
+
+  /** Gives every layout back. Any use after it throws. */
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    this.#layouts.clear()
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose()
+  }
+
+  #check(): void {
+    if (this.#disposed) throw new DisposedError('this SliceManager has been disposed of')
+  }
+
+  #reserved(name: string): Reservation {
+    const found = this.#state.reserved.find((each) => each.name === name)
+    if (found) return found
+    const names = this.#state.reserved.map((each) => each.name).join(', ')
+    throw new RangeError(
+      `name: expected a reserved slice (${names === '' ? 'there is none' : names}), got ${describe(name)}`,
+    )
+  }
+
+  /** Works out the plan of a state and takes both over. */
+  #follow(next: State, utilization: readonly number[] | null = null): Plan {
+    const pool: number[] = []
+    for (let e = 0; e < this.numExperts; e++) if (!next.pinned.has(e)) pool.push(e)
+    const spareForPool = this.device.sms - next.reserved.reduce((sum, { sms }) => sum + sms, 0)
+    const step = next.profile?.steps ?? 0
+    const snapshot = this.#snapshot(next, pool, spareForPool, utilization)
+    const decision = pool.length === 0 ? null : decide(this.#options.policy, snapshot)
+    const gated: Gated | null = decision && gate(snapshot.current, decision, step, this.#options)
+    const names = gated ? sliceNames(gated.sms.length) : []
+    const grown = pool.length === 0 ? grownSms(this.device, next.reserved) : null
+    const wanted = [
+      ...(gated?.sms ?? []).map((sms, s) => ({ name: names[s] ?? '', sms })),
+      ...next.reserved.map(({ name, sms }, i) => ({ name, sms: grown?.sms[i] ?? sms })),
+      ...(grown && grown.spare > 0 ? [{ name: 'spare', sms: grown.spare }] : []),
+    ]
+    const layout = layoutOf(this.device.name, wanted)
+    const enforcements = this.#layouts.prepare(layout)
+    const sliceOf = new Array<number>(this.numExperts).fill(0)
+    for (const [i, e] of pool.entries()) sliceOf[e] = gated?.sliceOf[i] ?? 0
+    for (const [e, name] of next.pinned) sliceOf[e] = wanted.findIndex((each) => each.name === name)
+    const plan: Plan = {
+      key: layout.key,
+      step,
+      device: this.device.name,
+      policy: this.#options.policy.name,
+      reason: decision?.reason ?? 'no expert is left to the policy',
+      keptBecause: gated?.keptBecause ?? null,
+      slices: budgets(this.device, layout, names.length, next.reserved, enforcements, sliceOf),
+      sliceOf,
+      predictedUs: gated && this.#options.cost ? predictStep(this.#options.cost, snapshot.load, gated).stepUs : null,
+    }
+    this.#count(plan, gated)
+    const since = gated && snapshot.current && gated.movedSms === 0 ? snapshot.current.sinceStep : step
+    this.#state = {
+      ...next,
+      pool,
+      current: gated && { sms: gated.sms, sliceOf: gated.sliceOf, sinceStep: since },
+    }
+    this.#plan = plan
+    this.#layouts.use(plan.key)
+    return plan
+  }
+
+  #snapshot(next: State, pool: readonly number[], sms: number, utilization: readonly number[] | null): PolicySnapshot {
+    const { profile, current } = next
+    const samePool = current !== null && pool.length === next.pool.length && pool.every((e, i) => e === next.pool[i])
+    const steps = Math.max(1, profile?.windowSteps ?? 1)
+    return {
+      step: profile?.steps ?? 0,
+      load: pool.map((e) => (profile?.experts[e]?.count ?? 0) / steps),
+      temperatures: pool.map((e) => profile?.experts[e]?.temperature ?? 'unknown'),
+      forecast: profile?.forecast
+        ? { ...profile.forecast, counts: pool.map((e) => profile.forecast?.counts[e] ?? 0) }
+        : null,
+      current: samePool ? current : null,
+      utilization: samePool && utilization?.length === current.sms.length ? utilization : null,
+      constraints: {
+        sms,
+        granularity: this.device.granularity,
+        minSms: this.device.minSms,
+        slices: this.#options.slices,
+        dwellSteps: this.#options.dwellSteps,
+        switchUs: this.#options.switchUs,
+      },
+      cost: this.#options.cost,
+    }
+  }
+
+  #count(plan: Plan, gated: Gated | null): void {
+    const first = this.#counts.plans++ === 0
+    if (gated?.keptBecause) this.#counts[gated.keptBecause]++
+    if (first) return
+    const before = this.#plan
+    if (before.key !== plan.key) this.#counts.switches++
+    for (const [e, s] of plan.sliceOf.entries()) {
+      if (before.slices[before.sliceOf[e] ?? 0]?.name !== plan.slices[s]?.name) this.#counts.migrations++
+    }
+  }
+}
+
+function without(pinned: ReadonlyMap<number, string>, names: readonly string[]): ReadonlyMap<number, string> {
+  return new Map([...pinned].filter(([, name]) => !names.includes(name)))
+}

@@ -1,0 +1,236 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import {
+  type AllocationPolicy,
+  arrange,
+  type Constraints,
+  conformance,
+  type Decision,
+  decide,
+  decisionViolations,
+  gatedExpertCost,
+  h200,
+  type PolicySnapshot,
+  policies,
+  predictStep,
+  SliceAllocationError,
+} from '../src/index.js'
+
+const cost = gatedExpertCost(h200, { inputDim: 2048, hiddenDim: 768 })
+const chip: Constraints = { sms: 132, granularity: 8, minSms: 8, slices: 3, dwellSteps: 8, switchUs: 3 }
+const given = (change: Partial<PolicySnapshot> = {}): PolicySnapshot => ({
+  step: 100,
+  load: [4000, 2000, 1000, 500, 250, 10],
+  temperatures: new Array(6).fill('unknown'),
+  forecast: null,
+  current: null,
+  utilization: null,
+  constraints: chip,
+  cost,
+  ...change,
+})
+const policy = (name: string, decide: (snapshot: PolicySnapshot) => Decision): AllocationPolicy => ({ name, decide })
+
+describe('every built-in policy conforms', () => {
+  for (const [name, make] of Object.entries(policies)) test(name, () => expect(conformance(make())).toEqual([]))
+})
+
+describe('the conformance suite finds', () => {
+  const good = policies.proportional()
+  const problems = (decide: (snapshot: PolicySnapshot) => unknown) =>
+    conformance(policy('bad', decide as (snapshot: PolicySnapshot) => Decision)).map(({ problem }) => problem)
+  test('one that throws, and in which situation', () => {
+    const violations = conformance(
+      policy('bad', (snapshot) => {
+        if (snapshot.load.length === 0) throw new Error('no experts')
+        return good.decide(snapshot)
+      }),
+    )
+    expect(violations).toContainEqual({ situation: 'no experts', problem: 'threw Error: no experts' })
+    expect(new Set(violations.map(({ situation }) => situation))).toEqual(new Set(['no experts']))
+  })
+  test('SMs that lie idle, and SMs that are not there', () => {
+    const shifted = (by: number) => (snapshot: PolicySnapshot) => {
+      const { sms, ...rest } = good.decide(snapshot)
+      return { ...rest, sms: sms.map((n, s) => (s === 0 ? n + by : n)) }
+    }
+    expect(problems(shifted(-8))).toContainEqual('sms: expected a sum of 132, got 124')
+    expect(problems(shifted(8))).toContainEqual('sms: expected a sum of 132, got 140')
+  })
+  test('sizes that the device cannot make', () => {
+    expect(
+      problems(({ load }) => ({ sms: [66, 66], sliceOf: load.map((_, e) => e % 2), reason: 'halves' })),
+    ).toContainEqual('sms: expected multiples of 8, but for one slice; 2 are not')
+    expect(problems(({ load }) => ({ sms: [128, 4], sliceOf: load.map((_, e) => e % 2), reason: 'x' }))).toContainEqual(
+      'sms[1]: expected at least 8, got 4',
+    )
+  })
+  test('what is no number, no slice, no reason, no decision', () => {
+    expect(problems((s) => ({ ...good.decide(s), sms: [Number.NaN] }))).toContainEqual(
+      'sms[0]: expected a positive integer, got NaN',
+    )
+    expect(problems((s) => ({ ...good.decide(s), sliceOf: s.load.map(() => -1) }))).toContainEqual(
+      expect.stringMatching(/sliceOf\[0\]: expected a slice from 0 to \d+, got -1/),
+    )
+    expect(problems((s) => ({ ...good.decide(s), reason: '' }))).toContainEqual(expect.stringMatching(/^reason/))
+    expect(problems(() => undefined)).toContainEqual('expected a decision, got undefined')
+  })
+  test('a slice without experts', () => {
+    expect(problems((s) => ({ ...good.decide(s), sliceOf: s.load.map(() => 0) }))).toContainEqual(
+      'slice 1 has SMs and no expert',
+    )
+  })
+  test('one that is not a function of the snapshot', () => {
+    let calls = 0
+    expect(problems((s) => ({ ...good.decide(s), reason: `call ${calls++}` }))).toContainEqual(
+      'decided differently when asked the same again',
+    )
+  })
+  test('one that changes what it is given, also when it puts it back', () => {
+    const sorts = (s: PolicySnapshot) => {
+      ;(s.load as number[]).sort((a, b) => b - a)
+      return good.decide(s)
+    }
+    expect(problems(sorts)).toContainEqual('changed the snapshot that it was given')
+    const swaps = (s: PolicySnapshot) => {
+      const load = s.load as number[]
+      load[0] = Number(load[0])
+      return good.decide(s)
+    }
+    expect(problems(swaps)).toContainEqual(expect.stringMatching(/threw TypeError/))
+  })
+})
+
+describe('the guard turns a bad policy into an AllocationError', () => {
+  test('that has the cause, when it threw', () => {
+    const cause = new RangeError('oops')
+    const bad = policy('mine', () => {
+      throw cause
+    })
+    let caught: unknown
+    try {
+      decide(bad, given())
+    } catch (error) {
+      caught = error
+    }
+    expect(caught).toBeInstanceOf(SliceAllocationError)
+    expect(caught).toMatchObject({ code: 'ERR_NEXUS_ALLOCATION', cause, message: "policy 'mine' threw: oops" })
+  })
+  test('that lists what is wrong, when it decided nonsense', () => {
+    const bad = policy('mine', () => ({ sms: [100], sliceOf: [0], reason: 'why not' }))
+    expect(() => decide(bad, given())).toThrow(
+      expect.objectContaining({
+        name: 'SliceAllocationError',
+        violations: ['sms: expected a sum of 132, got 100', expect.stringMatching(/sliceOf: expected an array of 6/)],
+      }),
+    )
+  })
+})
+
+describe('arrangements', () => {
+  const load = fc.array(fc.oneof(fc.nat(20), fc.nat(8000)), { minLength: 1, maxLength: 40 })
+  const constraints = fc.record({
+    sms: fc.integer({ min: 8, max: 200 }),
+    granularity: fc.constantFrom(1, 2, 8),
+    minSms: fc.constantFrom(1, 4, 8),
+    slices: fc.integer({ min: 1, max: 6 }),
+    dwellSteps: fc.constant(8),
+    switchUs: fc.constant(3),
+  })
+  test('can always be followed, with and without a cost model', () => {
+    fc.assert(
+      fc.property(load, constraints, fc.boolean(), (counts, limits, known) => {
+        const arranged = arrange(counts, limits, known ? cost : null)
+        expect(decisionViolations({ ...arranged, reason: 'test' }, limits, counts.length)).toEqual([])
+      }),
+    )
+  })
+  test('an expert is never in a colder slice than one with less load', () => {
+    fc.assert(
+      fc.property(load, constraints, (counts, limits) => {
+        const { sliceOf } = arrange(counts, limits, cost)
+        for (const [a, x] of counts.entries()) {
+          for (const [b, y] of counts.entries()) if (x > y) expect(sliceOf[a]).toBeLessThanOrEqual(sliceOf[b] ?? 0)
+        }
+      }),
+    )
+  })
+  test('are close to the best of all cuts and sizes, which small cases allow to try', () => {
+    let worst = 1
+    fc.assert(
+      fc.property(
+        fc.array(fc.oneof(fc.nat(20), fc.nat(4000)), { minLength: 3, maxLength: 7 }),
+        fc.boolean(),
+        (counts, known) => {
+          fc.pre(counts.some((n) => n > 0))
+          const model = known ? cost : null
+          const limits = { ...chip, sms: 64 }
+          const order = counts.map((_, e) => e).sort((a, b) => (counts[b] ?? 0) - (counts[a] ?? 0) || a - b)
+          let best = Number.POSITIVE_INFINITY
+          for (let first = 1; first < counts.length - 1; first++) {
+            for (let second = first + 1; second < counts.length; second++) {
+              const sliceOf = new Array<number>(counts.length).fill(0)
+              for (const [i, e] of order.entries()) sliceOf[e] = i < first ? 0 : i < second ? 1 : 2
+              for (let a = 8; a <= 48; a += 8) {
+                for (let b = 8; a + b <= 56; b += 8) {
+                  best = Math.min(best, predictStep(model, counts, { sms: [a, b, 64 - a - b], sliceOf }).stepUs)
+                }
+              }
+            }
+          }
+          const ours = arrange(counts, limits, model).predictedUs
+          expect(ours).toBeGreaterThanOrEqual(best * (1 - 1e-9))
+          worst = Math.max(worst, ours / best)
+        },
+      ),
+      { numRuns: 300, seed: 11 },
+    )
+    expect(worst).toBeLessThan(1.5)
+  })
+})
+
+describe('what each policy believes', () => {
+  const current = { ...arrange(given().load, chip, cost), sinceStep: 0 }
+  const reversed = [...given().load].reverse()
+  test('static keeps what it first arranged', () => {
+    expect(policies.static().decide(given({ load: reversed, current }))).toMatchObject({
+      sms: current.sms,
+      sliceOf: current.sliceOf,
+    })
+  })
+  test('proportional follows the last window, forecast or not', () => {
+    const forecast = { method: 'trend', counts: given().load, score: 0.1, horizonSteps: 8 } as const
+    const decided = policies.proportional().decide(given({ load: reversed, current, forecast }))
+    expect(decided.sliceOf).toEqual(arrange(reversed, chip, cost).sliceOf)
+  })
+  test('dynamic moves one portion from the idlest to the busiest slice, when that helps', () => {
+    const laidOut = { sms: [60, 40, 32], sliceOf: [0, 0, 1, 1, 2, 2], sinceStep: 0 }
+    const decided = policies.dynamic().decide(given({ current: laidOut, utilization: [1, 0.6, 0.2] }))
+    expect(decided.sms).toEqual([68, 40, 24])
+    expect(decided.sliceOf).toEqual(laidOut.sliceOf)
+    expect(policies.dynamic().decide(given({ current: laidOut, utilization: [1, 0.98, 0.97] })).sms).toEqual([
+      60, 40, 32,
+    ])
+  })
+  test('adaptive follows a forecast that beats the last window, and no other', () => {
+    const forecast = (score: number | null) => ({ method: 'trend', counts: reversed, score, horizonSteps: 8 }) as const
+    const adaptive = policies.adaptive()
+    expect(adaptive.decide(given({ current, forecast: forecast(0.5) })).sliceOf).toEqual(
+      arrange(reversed, chip, cost).sliceOf,
+    )
+    for (const score of [1, 1.2, null]) {
+      expect(adaptive.decide(given({ current, forecast: forecast(score) })).sliceOf).toEqual(current.sliceOf)
+    }
+  })
+  test('adaptive moves experts but no SMs while sizes have to stay, and nothing for a small gain', () => {
+    const skewed = { ...current, sms: [24, 24, 84], sinceStep: 96 }
+    expect(policies.adaptive().decide(given({ current: skewed })).sms).toEqual([24, 24, 84])
+    expect(policies.adaptive().decide(given({ current: { ...skewed, sinceStep: 0 } })).sms).not.toEqual([24, 24, 84])
+    const nearly = given().load.map((n, e) => n * (1 + 0.001 * (e % 2)))
+    expect(policies.adaptive().decide(given({ load: nearly, current })).reason).toMatch(/^kept/)
+  })
+  test('options are refused by name', () => {
+    expect(() => policies.adaptive({ leastGain: 2 })).toThrow(/options\.leastGain/)
+    expect(() => policies.dynamic({ leastGains: 1 } as object)).toThrow(/unknown option 'leastGains'/)
+  })
+})
