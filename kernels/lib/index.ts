@@ -18,7 +18,7 @@ export {
 } from './errors.js'
 export { Event } from './event.js'
 export type { FoundBy } from './loader.js'
-export { checkInteger, checkNumber, checkOneOf, checkOptions, describe } from './options.js'
+export { checkInteger, checkNumber, checkOneOf, checkOptions, describe, requireOptions } from './options.js'
 export { Stream, type StreamOptions } from './stream.js'
 export {
   type CudaDeviceInfo,

@@ -60,6 +60,15 @@ export function checkOptions(name: string, options: unknown, knownKeys: readonly
 }
 
 /**
+ * As {@link checkOptions}, where the options cannot be left out.
+ * @throws TypeError when they are, and as `checkOptions`
+ */
+export function requireOptions(name: string, options: unknown, knownKeys: readonly string[]): void {
+  if (options === undefined) throw new TypeError(`${name}: expected an object of options, got undefined`)
+  checkOptions(name, options, knownKeys)
+}
+
+/**
  * @throws TypeError when `value` is not a number, RangeError when it is not an integer in [min, max]
  */
 export function checkInteger(name: string, value: unknown, min = 0, max = Number.MAX_SAFE_INTEGER): number {

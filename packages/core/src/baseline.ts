@@ -3,7 +3,7 @@
  * activation, linear, add the weighted rows to the output. The same primitives and weights as {@link MoELayer}, none of its fusion; and
  * the host waits for the counts in the middle of each step, as the textbook does.
  */
-import { DisposedError, Event, Stream, type Tensor } from '@nexus/native'
+import { DisposedError, Event, requireOptions, Stream, type Tensor } from '@nexus/native'
 import { type RoutedTokens, Router } from '@nexus/router-kernels'
 import { routerDesc } from '@nexus/router-kernels/internal'
 import { cast, expertMlp, gatherRows, indexAdd, Scratch, scaleRows, sharedGate } from './baseline-ops.js'
@@ -17,7 +17,7 @@ import {
   outputTensor,
 } from './inputs.js'
 import { type MoELayer, makeWeights } from './layer.js'
-import { type LayerConfig, type MoELayerOptions, outputWidth, resolveOptions } from './options.js'
+import { type LayerConfig, layerOptionKeys, type MoELayerOptions, outputWidth, resolveOptions } from './options.js'
 import { type LayerStats, StatsRecorder, stepStats } from './stats.js'
 import type { WeightSet } from './weights.js'
 
@@ -49,6 +49,7 @@ export class BaselineMoELayer {
 
   /** @throws as {@link MoELayer.create}; RangeError where an option beside `weightsFrom` differs from the layer's */
   static async create(options: BaselineOptions): Promise<BaselineMoELayer> {
+    requireOptions('BaselineMoELayer options', options, [...layerOptionKeys, 'weightsFrom'])
     if (options.weightsFrom === undefined) {
       const { weightsFrom, ...own } = options
       const config = resolveOptions(own)

@@ -9,6 +9,7 @@ import {
   type DeviceName,
   type DeviceSpec,
   describe,
+  requireOptions,
   resolveDevice,
   type Stream,
 } from '@nexus/native'
@@ -123,7 +124,7 @@ function checkFlag(name: string, value: unknown): void {
  * @throws UnsupportedError when the device cannot be used
  */
 export function resolveOptions(options: MoELayerOptions): LayerConfig {
-  checkOptions('MoELayer options', options, layerOptionKeys)
+  requireOptions('MoELayer options', options, layerOptionKeys)
   const { inputDim, hiddenDim, numExperts, kind = 'gated', limit = 7, alpha = 1.702, seed = 0 } = options
   const { scaleInput = false, combine = 'weighted-sum', bias = kind === 'three-layer' } = options
   const rule = resolveRule(options)

@@ -113,3 +113,11 @@ test('BaselineMoELayer.create refuses options that differ from those of weightsF
     /rule.*weightsFrom/,
   )
 })
+
+test('options that are left out are named, not destructured', async () => {
+  const create = MoELayer.create as (options?: unknown) => Promise<MoELayer>
+  await expect(create.call(MoELayer)).rejects.toThrow(/MoELayer options.*object of options.*undefined/)
+  const baseline = BaselineMoELayer.create as (options?: unknown) => Promise<BaselineMoELayer>
+  await expect(baseline.call(BaselineMoELayer)).rejects.toThrow(/BaselineMoELayer options.*undefined/)
+  await expect(baseline.call(BaselineMoELayer, { ...good, topk: 2 })).rejects.toThrow(/topk.*topK/)
+})

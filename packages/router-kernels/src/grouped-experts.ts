@@ -8,6 +8,7 @@ import {
   type DeviceSpec,
   DisposedError,
   describe,
+  requireOptions,
   type Stream,
   Tensor,
 } from '@nexus/native'
@@ -118,7 +119,7 @@ export class GroupedExperts {
 
   /** @throws TypeError or RangeError naming the option */
   constructor(options: GroupedExpertsOptions) {
-    checkOptions('GroupedExperts options', options, [...shapeKeys, 'weights', 'biases'])
+    requireOptions('GroupedExperts options', options, [...shapeKeys, 'weights', 'biases'])
     this.spec = specOf(options)
     this.#desc = mlpDesc(this.spec)
     const { weights } = options
@@ -150,7 +151,7 @@ export class GroupedExperts {
 
   /** Experts with normally distributed weights of scale 1/√(fan-in), made on the device; they own them. */
   static random(options: RandomExpertsOptions): GroupedExperts {
-    checkOptions('GroupedExperts.random options', options, [...shapeKeys, 'bias', 'seed'])
+    requireOptions('GroupedExperts.random options', options, [...shapeKeys, 'bias', 'seed'])
     const { bias = false, seed = 0, ...shape } = options
     if (typeof bias !== 'boolean') throw new TypeError(`bias must be a boolean, got ${describe(bias)}`)
     checkInteger('seed', seed, 0, 2 ** 32 - 1)

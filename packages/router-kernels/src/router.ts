@@ -2,7 +2,7 @@
  * A router by hand: tokens (or their logits) in, buckets by expert out. Two kernels: the product, and one that scores, selects,
  * weighs, counts and sorts. Everything is stream-ordered: no promise, no wait.
  */
-import { checkInteger, checkOptions, DisposedError, Tensor } from '@nexus/native'
+import { checkInteger, DisposedError, requireOptions, Tensor } from '@nexus/native'
 import { checkTensor, sizeAt } from './check.js'
 import type { RawRouterDesc } from './native.js'
 import {
@@ -46,7 +46,7 @@ export class Router {
 
   /** @throws TypeError or RangeError naming the option; UnsupportedError when the device cannot be used */
   constructor(options: RouterOptions) {
-    checkOptions('Router options', options, optionKeys)
+    requireOptions('Router options', options, optionKeys)
     this.#desc = routerDesc(options)
     checkSelectBias('selectBias', options.selectBias, options)
     this.numExperts = options.numExperts

@@ -1,6 +1,6 @@
 import { Stream, Tensor } from '@nexus/native'
 import { describe, expect, test } from 'vitest'
-import { Router, type RouterRule, routers } from '../src/index.js'
+import { GroupedExperts, Router, type RouterRule, routers } from '../src/index.js'
 import { liveMemory, onEachDevice } from './support/devices.js'
 import { normal, relativeError, testSeed } from './support/random.js'
 import { logitsOracle, routeOracle } from './support/router-oracle.js'
@@ -178,6 +178,13 @@ describe('Router refuses by name', () => {
   ])('%s', (_, options, type, message) => {
     expect(make(options)).toThrow(type)
     expect(make(options)).toThrow(message)
+  })
+
+  test('options that are left out', () => {
+    const [router, experts] = [Router, GroupedExperts] as unknown as (new () => unknown)[]
+    if (router === undefined || experts === undefined) throw new Error('no classes')
+    expect(() => new router()).toThrow(/Router options.*undefined/)
+    expect(() => new experts()).toThrow(/GroupedExperts options.*undefined/)
   })
 
   test('logits of another shape, dtype; tokens without a weight; use after dispose', () => {
