@@ -426,6 +426,52 @@ TEST("slots beyond max_rows fail the CPU stream instead of reading and writing o
   }
 }
 
+TEST("on CUDA, slots and offsets out of range leave the rows that are there alone, and nothing else is touched") {
+  require_cuda();
+  Random random(91);
+  struct Case {
+    int rows, experts;
+  };
+  // By rows per expert: matrix-vector, few-row, and many-row kernels.
+  for (const DType dtype : kFloatTypes)
+    for (const Case c : {Case{8, 64}, Case{40, 8}, Case{96, 2}, Case{700, 2}}) {
+      Bench bench(DeviceId{0});
+      GroupedLinearDesc d;
+      d.dtype = dtype, d.experts = c.experts, d.k = 64, d.n = 64;
+      const Buckets good = random_buckets(random, c.experts, c.rows, Spread::kUniform);
+      std::vector<int32_t> order = good.order, offsets = good.offsets;
+      const size_t rows = static_cast<size_t>(c.rows), width = 64;
+      GroupedLinearArgs a;
+      a.input = bench.upload(HostArray::rounded(dtype, random.normals(rows / 2 * 64)));
+      a.weight = bench.upload(HostArray::rounded(dtype, random.normals(static_cast<size_t>(c.experts) * 64 * 64)));
+      a.rows_per_input = 2, a.gather = a.scatter = true, a.max_rows = c.rows;
+      const auto run = [&] {
+        a.offsets = bench.upload(offsets), a.order = bench.upload(order);
+        a.output = bench.poisoned(dtype, rows * width);
+        grouped_linear(*bench.stream, d, a);
+        return bench.read(dtype, a.output, rows * width);
+      };
+      const HostArray want = run();
+      const int32_t bad[] = {-1, c.rows, INT32_MAX, INT32_MIN};
+      std::vector<bool> gone(rows, false);
+      for (size_t i = 0; i < rows; i += 3) {
+        gone[static_cast<size_t>(order[i])] = true;
+        order[i] = bad[i / 3 % 4];
+      }
+      offsets.back() = INT32_MAX;  // as if it were max_rows, which it was
+      const HostArray got = run();
+      const size_t bytes = width * size_of(dtype);
+      const std::vector<uint8_t> untouched(bytes, 0xFF);
+      for (size_t row = 0; row < rows; ++row) {
+        const uint8_t* expected = gone[row] ? untouched.data() : want.bytes.data() + row * bytes;
+        CHECK(std::memcmp(got.bytes.data() + row * bytes, expected, bytes) == 0);
+      }
+      std::reverse(offsets.begin(), offsets.end());  // nonsense: no promise but to stay inside
+      offsets[0] = -7;
+      run();
+    }
+}
+
 // ---- the MLPs
 // -----------------------------------------------------------------------------------------------------------
 

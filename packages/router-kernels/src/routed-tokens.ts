@@ -6,7 +6,8 @@ import { checkInteger, describe, type Tensor } from '@nexus/native'
 
 /**
  * Tokens sorted into buckets by expert. A *slot* is t·topK + j: token t's j-th choice. One that is made by hand must hold what is said
- * here: shapes are checked, what the tensors hold is not (the CPU refuses offsets and slots out of range, CUDA reads them as they are).
+ * here: shapes are checked on the host, what the tensors hold only where it is used: an offset or slot out of range fails the stream on the CPU, and
+ * on CUDA leaves that row out. Neither reads or writes outside the tensors.
  */
 export interface RoutedTokens {
   /** i32 [tokens, topK]: the chosen experts, best first. */

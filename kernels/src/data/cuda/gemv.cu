@@ -72,7 +72,8 @@ __global__ void __launch_bounds__(kThreads) grouped_gemv_kernel(const GroupedPar
   release_next();
   if (expert < 0) return;
 
-  const int slot = p.order ? __ldcg(p.order + row) : row;
+  const int slot = slot_at(p, row);
+  if (slot < 0) return;
   const int input = p.gather ? slot / p.rows_per_input : row;
   const T* x = static_cast<const T*>(p.input) + static_cast<int64_t>(input) * k + lane * kVec;
   float acc[kColumns] = {};

@@ -2,14 +2,11 @@
 // a finished float32 tile from shared memory to global memory.
 //
 // The host knows only an upper bound of the rows, so the grid is sized for the worst split over the experts and each
-// block finds its own tile from the device's offsets: blocks past the last tile leave at once. Order of tiles: expert
-// by expert; within an expert in groups of up to 8 row tiles, all row tiles of a group before the next column tile. So
-// blocks that run at the same time share a weight tile (read from HBM once), and the group's input rows stay in L2
-// while the weights stream by.
+// block finds its own tile from the device's offsets (tile_order.cuh): blocks past the last tile leave at once.
 #pragma once
 #include "data/cuda/activation.cuh"
 #include "data/cuda/convert.cuh"
-#include "data/cuda/grouped.h"
+#include "data/cuda/tile_order.cuh"
 
 namespace nexus::cuda {
 
@@ -23,67 +20,16 @@ struct Tile {
 /// Every lane of every warp calls it and gets the same answer. False: this block has no tile.
 template <int BM, int BN>
 __device__ __forceinline__ bool find_tile(const GroupedParams& p, Tile& tile) {
-  constexpr int kGroup = 8;
-  const int block = blockIdx.x;
-  const int wanted = block / p.n_tiles;  // the how-maniest row tile's share of blocks this one falls in
-  int expert = 0, first_tile = 0, begin = 0, rows = 0;
-  if (p.offsets == nullptr) {
-    rows = static_cast<int>(p.max_rows);
-    if (wanted >= (rows + BM - 1) / BM) return false;
-  } else {
-    const int lane = threadIdx.x & 31;
-    const int per_lane = (p.experts + 31) / 32;
-    const int first = min(lane * per_lane, p.experts);
-    const int last = min(first + per_lane, p.experts);
-    const int lane_begin = p.offsets[first];
-    int tiles = 0, previous = lane_begin;
-#pragma unroll 4
-    for (int e = first; e < last; ++e) {
-      const int next = p.offsets[e + 1];
-      tiles += (next - previous + BM - 1) / BM;
-      previous = next;
-    }
-    int through = tiles;
-#pragma unroll
-    for (int d = 1; d < 32; d <<= 1) {
-      const int left = __shfl_up_sync(0xffffffffu, through, d);
-      if (lane >= d) through += left;
-    }
-    const bool mine = wanted >= through - tiles && wanted < through;
-    const unsigned owners = __ballot_sync(0xffffffffu, mine);
-    if (owners == 0) return false;
-    if (mine) {
-      first_tile = through - tiles;
-      begin = lane_begin;
-      for (expert = first; expert < last; ++expert) {
-        const int next = p.offsets[expert + 1];
-        rows = next - begin;
-        const int count = (rows + BM - 1) / BM;
-        if (wanted < first_tile + count) break;
-        first_tile += count;
-        begin = next;
-      }
-    }
-    const int owner = __ffs(owners) - 1;
-    expert = __shfl_sync(0xffffffffu, expert, owner);
-    first_tile = __shfl_sync(0xffffffffu, first_tile, owner);
-    begin = __shfl_sync(0xffffffffu, begin, owner);
-    rows = __shfl_sync(0xffffffffu, rows, owner);
-  }
-  const int tiles = (rows + BM - 1) / BM;
-  const int local = block - first_tile * p.n_tiles;  // in [0, tiles * n_tiles)
-  const int group = local / (kGroup * p.n_tiles);
-  const int in_group = min(kGroup, tiles - group * kGroup);
-  const int within = local - group * kGroup * p.n_tiles;
-  const int row_tile = group * kGroup + within % in_group;
-  tile.expert = expert;
-  tile.row = begin + row_tile * BM;
-  tile.rows = rows - row_tile * BM;
-  tile.column = within / in_group * BN;
+  TilePlace place;
+  if (!find_place<BM>(p, blockIdx.x, place)) return false;
+  tile.expert = place.expert;
+  tile.row = place.begin + place.row_tile * BM;
+  tile.rows = place.rows - place.row_tile * BM;
+  tile.column = place.column_tile * BN;
   return true;
 }
 
-/// Per-row facts of a tile, in shared memory. input = -1 marks a row past the expert's end.
+/// Per-row facts of a tile, in shared memory. input = -1 marks a row that is not there.
 template <int BM>
 struct RowMap {
   int input[BM];
@@ -98,10 +44,12 @@ __device__ __forceinline__ void fill_rows(const GroupedParams& p, const Tile& ti
     float scale = 1.f;
     if (i < tile.rows) {
       const int row = tile.row + i;
-      const int slot = p.order ? p.order[row] : row;
-      input = p.gather ? slot / p.rows_per_input : row;
-      output = p.scatter ? slot : row;
-      if (p.row_scale) scale = p.row_scale[slot];
+      const int slot = slot_at(p, row);
+      if (slot >= 0) {
+        input = p.gather ? slot / p.rows_per_input : row;
+        output = p.scatter ? slot : row;
+        if (p.row_scale) scale = p.row_scale[slot];
+      }
     }
     map.input[i] = input;
     map.output[i] = output;

@@ -80,7 +80,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
 #pragma unroll
       for (int i = 0; i < S::PASSES; ++i) {
         const int row = tile.row + max(0, min(copy_row + i * 16, tile.rows - 1));
-        rows[i] = input + p.order[row] / p.rows_per_input * pitch;
+        rows[i] = input + max(0, slot_at(p, row)) / p.rows_per_input * pitch;
       }
     }
     const int y = tile.expert * static_cast<int>(p.n) + tile.column;
@@ -184,7 +184,7 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
 #pragma unroll
     for (int i = 0; i < (S::ROWS + 127) / 128; ++i) {
       const int local = thread + i * 128;
-      slots[i] = local < tile.rows ? (p.order ? p.order[tile.row + local] : tile.row + local) : -1;
+      slots[i] = local < tile.rows ? slot_at(p, tile.row + local) : -1;
     }
     float acc[2][S::ACC];
 #pragma unroll

@@ -1,12 +1,13 @@
 // Which tile a cluster of the Hopper path works on, and what happens to a finished one.
 //
 // An expert's rows are cut into as few tiles as fit, of equal size (a multiple of 8 per block): 272 rows are two blocks
-// of 136 rather than one of 160 and one of 112. The order of tiles is that of grouped_tile.cuh.
+// of 136 rather than one of 160 and one of 112. The order of tiles is that of tile_order.cuh.
 #pragma once
 #include "data/cuda/activation.cuh"
 #include "data/cuda/convert.cuh"
 #include "data/cuda/grouped.h"
 #include "data/cuda/hopper_ptx.cuh"
+#include "data/cuda/tile_order.cuh"
 
 namespace nexus::cuda::hopper {
 
@@ -22,64 +23,15 @@ struct Tile {
 /// call it and get the same answer. False: no more tiles.
 template <int SPAN, int CLUSTER, int COLUMNS>
 __device__ __forceinline__ bool find_tile(const GroupedParams& p, int index, int rank, Tile& tile) {
-  constexpr int kRows = SPAN * CLUSTER, kGroup = 8;
-  const int wanted = index / p.n_tiles;
-  int expert = 0, first_tile = 0, begin = 0, rows = 0;
-  if (p.offsets == nullptr) {
-    rows = static_cast<int>(p.max_rows);
-    if (wanted >= (rows + kRows - 1) / kRows) return false;
-  } else {
-    const int lane = threadIdx.x & 31;
-    const int per_lane = (p.experts + 31) / 32;
-    const int first = min(lane * per_lane, p.experts);
-    const int last = min(first + per_lane, p.experts);
-    const int lane_begin = p.offsets[first];
-    int tiles = 0, previous = lane_begin;
-#pragma unroll 4
-    for (int e = first; e < last; ++e) {
-      const int next = p.offsets[e + 1];
-      tiles += (next - previous + kRows - 1) / kRows;
-      previous = next;
-    }
-    int through = tiles;
-#pragma unroll
-    for (int d = 1; d < 32; d <<= 1) {
-      const int left = __shfl_up_sync(0xffffffffu, through, d);
-      if (lane >= d) through += left;
-    }
-    const bool mine = wanted >= through - tiles && wanted < through;
-    const unsigned owners = __ballot_sync(0xffffffffu, mine);
-    if (owners == 0) return false;
-    if (mine) {
-      first_tile = through - tiles;
-      begin = lane_begin;
-      for (expert = first; expert < last; ++expert) {
-        const int next = p.offsets[expert + 1];
-        rows = next - begin;
-        const int count = (rows + kRows - 1) / kRows;
-        if (wanted < first_tile + count) break;
-        first_tile += count;
-        begin = next;
-      }
-    }
-    const int owner = __ffs(owners) - 1;
-    expert = __shfl_sync(0xffffffffu, expert, owner);
-    first_tile = __shfl_sync(0xffffffffu, first_tile, owner);
-    begin = __shfl_sync(0xffffffffu, begin, owner);
-    rows = __shfl_sync(0xffffffffu, rows, owner);
-  }
-  const int tiles = (rows + kRows - 1) / kRows;
-  const int local = index - first_tile * p.n_tiles;  // in [0, tiles * n_tiles)
-  const int group = local / (kGroup * p.n_tiles);
-  const int in_group = min(kGroup, tiles - group * kGroup);
-  const int within = local - group * kGroup * p.n_tiles;
-  const int share = (group * kGroup + within % in_group) * CLUSTER + rank;
-  const int blocks = tiles * CLUSTER;
-  const int padded = ((rows + blocks - 1) / blocks + 7) & ~7;
-  tile.expert = expert;
-  tile.rows = max(0, min(padded, rows - share * padded));
-  tile.row = tile.rows > 0 ? begin + share * padded : begin;
-  tile.column = within / in_group * COLUMNS;
+  TilePlace place;
+  if (!find_place<SPAN * CLUSTER>(p, index, place)) return false;
+  const int share = place.row_tile * CLUSTER + rank;
+  const int blocks = place.tiles * CLUSTER;
+  const int padded = ((place.rows + blocks - 1) / blocks + 7) & ~7;
+  tile.expert = place.expert;
+  tile.rows = max(0, min(padded, place.rows - share * padded));
+  tile.row = tile.rows > 0 ? place.begin + share * padded : place.begin;
+  tile.column = place.column_tile * COLUMNS;
   tile.padded = padded;
   return true;
 }
