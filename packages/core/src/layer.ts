@@ -65,7 +65,8 @@ function layerWeights(stream: Stream, weights: WeightSet): RawLayerWeights {
 /** Weights by the options: given and converted, or random. Shared with the baseline. */
 export async function makeWeights(options: MoELayerOptions, config: LayerConfig, stream: Stream): Promise<WeightSet> {
   if (!options.weights) return randomWeights({ config, stream })
-  return givenWeights({ config, stream }, options.weights, options.adoptWeights ?? false)
+  const { weights, adoptWeights: adopt = false, bias: biasAsked = false } = options
+  return givenWeights({ config, stream }, weights, { adopt, biasAsked })
 }
 
 /**

@@ -127,13 +127,16 @@ export function randomWeights({ config, stream }: Place): WeightSet {
 export async function givenWeights(
   { config, stream }: Place,
   weights: LayerWeights,
-  adopt: boolean,
+  {
+    adopt,
+    biasAsked,
+  }: { readonly adopt: boolean /** `bias: true` was written, not taken by default. */; readonly biasAsked: boolean },
 ): Promise<WeightSet> {
   const set = new WeightSet()
   if (adopt) for (const tensor of tensorsIn(weights)) set.own(tensor)
   const place = (name: string, value: Given, shape: number[], dtype: DType): Promise<Tensor> =>
     placed(set, `weights.${name}`, value, shape, dtype, { config, stream })
-  const { experts, rule, shared, bias } = config
+  const { experts, rule, shared } = config
   const { numExperts, inputDim, dtype } = experts
   try {
     checkOptions('weights', weights, weightKeys)
@@ -148,12 +151,7 @@ export async function givenWeights(
       if (value !== null) set[name] = await place(name, value, [rule.numExperts], 'f32')
     }
     const shapes = linearShapes(experts)
-    const expertBiases = biasList(
-      'expertBiases',
-      weights.expertBiases,
-      shapes.length,
-      bias && experts.kind !== 'three-layer',
-    )
+    const expertBiases = biasList('expertBiases', weights.expertBiases, shapes.length, biasAsked)
     checkList('experts', weights.experts, shapes.length)
     for (const [i, { rows, columns }] of shapes.entries()) {
       set.experts.push(await place(`experts[${i}]`, at(weights.experts, i), [numExperts, rows, columns], dtype))

@@ -121,3 +121,13 @@ test('options that are left out are named, not destructured', async () => {
   await expect(baseline.call(BaselineMoELayer)).rejects.toThrow(/BaselineMoELayer options.*undefined/)
   await expect(baseline.call(BaselineMoELayer, { ...good, topk: 2 })).rejects.toThrow(/topk.*topK/)
 })
+
+test('bias: true with weights that have no biases is refused for every kind', async () => {
+  const matrix = (rows: number, columns: number) => new Float32Array(good.numExperts * rows * columns)
+  const { inputDim, hiddenDim } = good
+  const experts = [matrix(hiddenDim, inputDim), matrix(hiddenDim, hiddenDim), matrix(inputDim, hiddenDim)]
+  const options = { ...good, kind: 'three-layer', weights: { router: matrix(1, inputDim), experts } } as const
+  await expect(MoELayer.create({ ...options, bias: true })).rejects.toThrow(/weights.expertBiases.*bias is true/)
+  await using layer = await MoELayer.create(options)
+  expect(layer.disposed).toBe(false)
+})
