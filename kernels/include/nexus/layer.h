@@ -36,15 +36,6 @@ struct StepRecord {
   int64_t tokens = 0;
 };
 
-/// Device views of the last step's routing; valid in stream order until the next step on the same stream.
-struct RoutingView {
-  int32_t* expert_ids;
-  float* weights;
-  int32_t* counts;
-  int32_t* offsets;
-  int32_t* order;
-};
-
 class Layer {
  public:
   /// Validates descriptor and sizes of weights: kInvalidArgument names what is wrong.

@@ -1,19 +1,16 @@
-// Host-side helpers shared by all CUDA launches: every status is checked, and a launch that wants more than 48 KiB of
-// shared memory raises the kernel's limit once per device. Nothing here synchronises or allocates device memory.
+// Host-side helpers shared by all CUDA launches: every status is checked (exec/cuda_check.h), and a launch that wants
+// more than 48 KiB of shared memory raises the kernel's limit once per device. Nothing here synchronises or allocates
+// device memory.
 #pragma once
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
 #include <cstdint>
 
+#include "exec/cuda_check.h"
 #include "nexus/runtime.h"
 
 namespace nexus::cuda {
-
-/// Throws nexus::Error (kDevice, `native` = cudaGetErrorName) unless `status` is cudaSuccess.
-void check(cudaError_t status, const char* what);
-/// To be called straight after a <<<>>> launch.
-inline void check_launch(const char* kernel) { check(cudaGetLastError(), kernel); }
 
 /// Makes `kernel` launchable with `bytes` of dynamic shared memory on `device` (thread-safe, one attribute call per
 /// device).

@@ -8,14 +8,6 @@
 
 namespace nexus::cuda {
 
-void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  const char* name = cudaGetErrorName(status);
-  Error error(ErrorCode::kDevice, std::string(what) + ": " + name + ": " + cudaGetErrorString(status));
-  error.native = name;
-  throw error;
-}
-
 void allow_shared_memory(const void* kernel, int device, size_t bytes) {
   constexpr size_t kDefaultLimit = 48 * 1024;
   if (bytes <= kDefaultLimit) return;

@@ -5,10 +5,9 @@
 
 #include "data/cuda/check.h"
 #include "data/cuda/hopper.h"
+#include "exec/cuda_device.h"
 
 namespace nexus::cuda {
-
-void* driver_function(const char* name, unsigned cuda_version);  // exec/cuda_device.h
 
 namespace {
 
