@@ -2,9 +2,9 @@
 // element must be where the layer wants it. The values are small integers, which bf16 holds exactly.
 import { Tensor } from '@nexus/native'
 import { describe, expect, test } from 'vitest'
+import { onEachDevice } from '../../router-kernels/test/support/devices.js'
 import { families } from '../src/checkpoint/families.js'
 import { inspectCheckpoint, readLayer } from '../src/checkpoint/read-layer.js'
-import { onEachDevice } from './checkpoint/devices.js'
 import { checkpoint, tensor, type WrittenTensor } from './checkpoint/folders.js'
 
 // Odd sizes that differ from each other, so that no swap of dimensions goes unseen.

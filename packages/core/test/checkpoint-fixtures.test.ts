@@ -3,9 +3,10 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Tensor } from '@nexus/native'
 import { describe, expect, test } from 'vitest'
+import { onEachDevice } from '../../router-kernels/test/support/devices.js'
+import { relativeError } from '../../router-kernels/test/support/random.js'
 import { fromCheckpoint } from '../src/checkpoint/from-checkpoint.js'
 import { SafetensorsFile } from '../src/checkpoint/safetensors.js'
-import { onEachDevice } from './checkpoint/devices.js'
 import { fixtures } from './checkpoint/folders.js'
 
 const families = ['mixtral', 'qwen2_moe', 'qwen3_moe', 'olmoe', 'deepseek_v3', 'gpt_oss']
@@ -30,17 +31,6 @@ async function recorded(family: string, layer: number): Promise<(name: string) =
     if (!found) throw new Error(`no recording of ${name}`)
     return found
   }
-}
-
-/** ‖a − b‖ / ‖b‖. */
-function relativeError(a: Float32Array, b: Float32Array): number {
-  expect(a.length).toBe(b.length)
-  let [difference, norm] = [0, 0]
-  for (let i = 0; i < b.length; i++) {
-    difference += ((a[i] ?? Number.NaN) - (b[i] ?? 0)) ** 2
-    norm += (b[i] ?? 0) ** 2
-  }
-  return Math.sqrt(difference / norm)
 }
 
 /** Rows of [expert, weight], ordered by expert: the order of the slots says nothing. */

@@ -3,13 +3,13 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { CheckpointError, memoryStats, Tensor, UnsupportedError } from '@nexus/native'
 import { describe, expect, test } from 'vitest'
+import { onEachDevice } from '../../router-kernels/test/support/devices.js'
 import {
   type FromCheckpointOptions,
   fromCheckpoint,
   inspectCheckpoint,
   type LoadProgress,
 } from '../src/checkpoint/from-checkpoint.js'
-import { onEachDevice } from './checkpoint/devices.js'
 import {
   checkpoint,
   fixtures,
