@@ -33,10 +33,54 @@ void define(Napi::Object& target, const char* name) {
   target.Set(name, Napi::Function::New<guarded<Body>>(target.Env(), name));
 }
 
+/// The arguments of a hot function: no allocation, where CallbackInfo makes one beyond six.
+template <size_t N>
+struct Arguments {
+  napi_env env;
+  napi_value values[N];
+  Napi::Value operator[](size_t i) const { return {env, values[i]}; }
+  Napi::Env Env() const { return env; }
+};
+template <size_t N, void (*Body)(const Arguments<N>&)>
+napi_value guarded_hot(napi_env env, napi_callback_info info) {
+  try {
+    Arguments<N> arguments{env, {}};
+    size_t count = N;  // missing ones are undefined
+    if (napi_get_cb_info(env, info, &count, arguments.values, nullptr, nullptr) != napi_ok) throw Napi::Error::New(env);
+    Body(arguments);
+  } catch (const Napi::Error& error) {
+    error.ThrowAsJavaScriptException();
+  } catch (...) {
+    js_error(env, std::current_exception()).ThrowAsJavaScriptException();
+  }
+  return nullptr;
+}
+/// A hot function: N arguments, returns nothing.
+template <size_t N, void (*Body)(const Arguments<N>&)>
+void define_hot(Napi::Object& target, const char* name) {
+  napi_value function = nullptr;
+  if (napi_create_function(target.Env(), name, NAPI_AUTO_LENGTH, guarded_hot<N, Body>, nullptr, &function) != napi_ok) {
+    throw Napi::Error::New(target.Env());
+  }
+  target.Set(name, function);
+}
+
 // ---- handles
 // ----------------------------------------------------------------------------------------------------------
 
-enum class Kind : uint8_t { kStream, kEvent, kBuffer, kLayer, kEnergyMonitor };
+enum class Kind : uint8_t {
+  kStream,
+  kEvent,
+  kBuffer,
+  kLayer,
+  kEnergyMonitor,
+  kGraph,
+  kPartition,
+  kLaneSet,
+  kCountRing,
+  kLayerPlan,
+  kLayerGraph,
+};
 
 /// What an external points to. The external keeps the object alive; release() drops it before the collector does.
 struct Handle {
@@ -102,7 +146,10 @@ inline int32_t integer32(const Napi::Value& value, const char* name, int32_t min
 DeviceId device_of(const Napi::Value& value);
 DType dtype_of(const Napi::Value& value, const char* name);
 DType float_dtype_of(const Napi::Value& value, const char* name);  ///< f32, bf16 or f16
-inline bool absent(const Napi::Value& value) { return value.IsNull() || value.IsUndefined(); }
+inline bool absent(const Napi::Value& value) {
+  const auto type = value.Type();
+  return type == napi_null || type == napi_undefined;
+}
 
 /// The product of sizes; kInvalidArgument naming `name` when it is beyond what a buffer can have.
 int64_t product(const char* name, std::initializer_list<int64_t> factors);
@@ -141,6 +188,8 @@ MlpDesc mlp_desc(const Napi::Value& value, const char* name);
 Napi::Object native_functions(Napi::Env env);
 Napi::Object router_kernels_functions(Napi::Env env);
 Napi::Object core_functions(Napi::Env env);
+Napi::Object slices_functions(Napi::Env env);
+Napi::Object profiler_functions(Napi::Env env);
 Napi::Object energy_functions(Napi::Env env);
 
 }  // namespace nexus::addon

@@ -1,7 +1,7 @@
-// @nexus/core: the whole layer, one native call a step.
+// @nexus/core: the whole layer, one native call a step. Plans and graphs are in layer_graph.cc.
 #include <cstring>
 
-#include "boundary.h"
+#include "layer_step.h"
 
 namespace nexus::addon {
 namespace {
@@ -52,33 +52,13 @@ Value LayerCreate(const CallbackInfo& info) {
   return wrap(info.Env(), std::make_unique<LayerHandle>(Layer::create(desc, std::move(weights), device)));
 }
 
-/// The checked arguments that both kinds of step share: layer, stream, x, tokens, logits, out.
-struct Step {
-  Layer& layer;
-  const StreamHandle& stream;
-  const void* x;
-  int64_t tokens;
-  const float* logits;
-  void* out;
-};
-
-Step step_of(const CallbackInfo& info) {
-  Layer& layer = *unwrap<LayerHandle>(info[0], "layer").object;
-  const auto& stream = stream_of(info[1]);
-  const auto& desc = layer.desc();
-  const int64_t tokens = integer(info[3], "tokens", 0, INT32_MAX / desc.router.top_k);
-  const int64_t width =
-      desc.combine == CombineMode::kConcat ? desc.experts.output * desc.router.top_k : desc.experts.output;
-  const void* x = view(stream, info[2], "x", desc.experts.dtype, product("x", {tokens, desc.experts.input}));
-  const float* logits = optional_view<float>(stream, info[4], "logits", tokens * desc.router.experts);
-  void* out = view(stream, info[5], "out", desc.experts.dtype, product("out", {tokens, width}));
-  return {layer, stream, x, tokens, logits, out};
-}
-
-Value LayerEnqueue(const CallbackInfo& info) {
-  const Step s = step_of(info);
-  s.layer.enqueue(s.stream.object, s.x, s.tokens, s.logits, s.out, nullptr, nullptr, nullptr);
-  return info.Env().Undefined();
+void LayerEnqueue(const Arguments<8>& info) {
+  Step s = step_of(info, {.layer = 0, .stream = 1, .x = 2, .tokens = 3, .logits = 4, .out = 5});
+  const auto plan = plan_of(info[6]);
+  CountRing* ring = ring_of(s.stream, info[7], s.layer.object->desc().router.experts);
+  s.args.plan = plan.get();
+  s.args.ring = ring;
+  s.layer.object->enqueue(s.stream.object, s.args);
 }
 
 /// Plain data of a finished step, read on the completion thread so that the JS thread only makes the object.
@@ -92,7 +72,9 @@ StepStats read_record(const StepRecord& record, int experts) {
   StepStats stats;
   stats.counts.resize(static_cast<size_t>(experts));
   std::memcpy(stats.counts.data(), record.counts->data(), stats.counts.size() * sizeof(int32_t));
-  for (size_t i = 0; i < stats.phases.size(); ++i) stats.phases[i] = record.marks[i]->elapsed_ms(*record.marks[i + 1]);
+  for (size_t i = 0; i < stats.phases.size(); ++i) {
+    stats.phases[i] = record.phases ? record.marks[i]->elapsed_ms(*record.marks[i + 1]) : -1;
+  }
   stats.total = record.marks.front()->elapsed_ms(*record.marks.back());
   return stats;
 }
@@ -110,21 +92,23 @@ Value stats_object(Napi::Env env, const StepStats& stats) {
   return o;
 }
 
-Value LayerForward(const CallbackInfo& info) {
-  const Step s = step_of(info);
-  const auto& desc = s.layer.desc();
-  const int64_t slots = s.tokens * desc.router.top_k;
-  auto* ids = optional_view<int32_t>(s.stream, info[6], "idsOut", slots);
-  auto* weights = optional_view<float>(s.stream, info[7], "weightsOut", slots);
-  const auto layer = unwrap<LayerHandle>(info[0], "layer").object;
+/// A step whose counts and times are delivered when the device has finished it. `queue` puts it on the stream; `held`
+/// is what must live until then besides the layer.
+template <class Queue>
+Value recorded_step(const CallbackInfo& info, Step& s, size_t first_out, Queue queue) {
+  const auto& desc = s.layer.object->desc();
+  const int64_t slots = s.args.tokens * desc.router.top_k;
+  s.args.ids_out = optional_view<int32_t>(s.stream, info[first_out], "idsOut", slots);
+  s.args.weights_out = optional_view<float>(s.stream, info[first_out + 1], "weightsOut", slots);
   const auto environment = Environment::of(info.Env());
   const auto started = environment->start(info.Env());
   try {
-    auto record = std::make_shared<StepRecord>();
-    s.layer.enqueue(s.stream.object, s.x, s.tokens, s.logits, s.out, record.get(), ids, weights);
-    // The layer is held until its step is done, also when it is disposed meanwhile.
-    on_complete(s.stream.object, [=, id = started.id, experts = desc.router.experts](std::exception_ptr error) {
-      (void)layer;
+    const auto record = std::make_shared<StepRecord>();
+    s.args.record = record.get();
+    const auto held = queue();
+    // All of it is held until the step is done, also when it is disposed of meanwhile.
+    on_complete(s.stream.object, [environment, record, held, layer = s.layer.object, id = started.id,
+                                  experts = desc.router.experts](std::exception_ptr error) {
       if (error) return environment->settle(id, std::move(error));
       try {
         auto stats = read_record(*record, experts);
@@ -139,6 +123,27 @@ Value LayerForward(const CallbackInfo& info) {
     throw;
   }
   return started.promise;
+}
+
+Value LayerForward(const CallbackInfo& info) {
+  Step s = step_of(info, {.layer = 0, .stream = 1, .x = 2, .tokens = 3, .logits = 4, .out = 5});
+  const auto plan = plan_of(info[8]);
+  CountRing* ring = ring_of(s.stream, info[9], s.layer.object->desc().router.experts);
+  return recorded_step(info, s, 6, [&] {
+    s.args.plan = plan.get();
+    s.args.ring = ring;
+    s.layer.object->enqueue(s.stream.object, s.args);
+    return plan;
+  });
+}
+
+Value LayerReplayForward(const CallbackInfo& info) {
+  Step s = step_of(info, {.layer = 0, .stream = 2, .x = 3, .tokens = 4, .logits = 5, .out = 6});
+  const auto graph = unwrap<LayerGraphHandle>(info[1], "graph").object;
+  return recorded_step(info, s, 7, [&] {
+    s.layer.object->replay(s.stream.object, *graph, s.args);
+    return graph;
+  });
 }
 
 Value LayerWeightBytes(const CallbackInfo& info) {
@@ -156,8 +161,10 @@ Value LayerWorkspaceBytes(const CallbackInfo& info) {
 Napi::Object core_functions(Napi::Env env) {
   auto o = Napi::Object::New(env);
   define<LayerCreate>(o, "layerCreate");
-  define<LayerEnqueue>(o, "layerEnqueue");
+  define_layer_graphs(o);
+  define_hot<8, LayerEnqueue>(o, "layerEnqueue");
   define<LayerForward>(o, "layerForward");
+  define<LayerReplayForward>(o, "layerReplayForward");
   define<LayerWeightBytes>(o, "layerWeightBytes");
   define<LayerWorkspaceBytes>(o, "layerWorkspaceBytes");
   return o;

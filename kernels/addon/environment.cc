@@ -1,6 +1,7 @@
 #include "environment.h"
 
 #include "boundary.h"
+#include "capture.h"
 
 namespace nexus::addon {
 namespace {
@@ -108,6 +109,7 @@ void Environment::drain(Napi::Env env) {
 }
 
 void Environment::close() {
+  abort_captures();
   std::unique_lock lock(mutex_);
   closing_ = true;
   queue_.clear();

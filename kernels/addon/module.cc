@@ -24,6 +24,8 @@ Napi::Object Init(Napi::Env env, Napi::Object exports) {
     exports.Set("native", native_functions(env));
     exports.Set("routerKernels", router_kernels_functions(env));
     exports.Set("core", core_functions(env));
+    exports.Set("slices", slices_functions(env));
+    exports.Set("profiler", profiler_functions(env));
     exports.Set("energy", energy_functions(env));
   } catch (const Napi::Error&) {
     throw;

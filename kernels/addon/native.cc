@@ -1,5 +1,5 @@
 // @nexus/native: devices, streams, events, buffers. See lib/binding.ts for the contract of each function.
-#include "boundary.h"
+#include "capture.h"
 #include "data/backend.h"
 #include "transfer.h"
 
@@ -85,17 +85,20 @@ Value SetCpuThreads(const CallbackInfo& info) {
 
 Value CpuThreads(const CallbackInfo& info) { return Napi::Number::New(info.Env(), cpu_threads()); }
 
-// ---- streams and events
-// -----------------------------------------------------------------------------------------------
+// ---- streams --------------------------------------------------------------------------------------------------------
 
 Value StreamCreate(const CallbackInfo& info) {
   const auto device = device_of(info[0]);
   const int priority = integer32(info[1], "priority", INT32_MIN);
-  return wrap(info.Env(), std::make_unique<StreamHandle>(Stream::create(device, priority)));
+  StreamShape shape;
+  shape.max_width = absent(info[2]) ? 0 : integer32(info[2], "maxWidth");
+  shape.share_sm = !absent(info[3]) && info[3].ToBoolean();
+  return wrap(info.Env(), std::make_unique<StreamHandle>(Stream::create(device, priority, shape)));
 }
 
 Value StreamSynchronize(const CallbackInfo& info) {
   const auto& stream = stream_of(info[0]);
+  refuse_capture(stream, "nothing of that runs: it cannot be waited for");
   const auto environment = Environment::of(info.Env());
   const auto started = environment->start(info.Env());
   try {
@@ -113,6 +116,55 @@ Value StreamWait(const CallbackInfo& info) {
   stream_of(info[0]).object->wait(*unwrap<EventHandle>(info[1], "event").object);
   return info.Env().Undefined();
 }
+
+Value StreamWidth(const CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), stream_of(info[0]).object->width());
+}
+
+Value StreamCapturing(const CallbackInfo& info) {
+  return Napi::Boolean::New(info.Env(), capturing(stream_of(info[0])));
+}
+
+// ---- graphs ---------------------------------------------------------------------------------------------------------
+
+/// Also a released one: a capture whose stream was let go of must be ended too.
+const StreamHandle& stream_of_capture(const Value& value) {
+  const Handle& handle = any_handle(value, "stream");
+  if (handle.kind != Kind::kStream) throw_kind(handle, Kind::kStream, "stream");
+  return static_cast<const StreamHandle&>(handle);
+}
+
+Value GraphBegin(const CallbackInfo& info) {
+  begin_capture(stream_of(info[0]));
+  return info.Env().Undefined();
+}
+
+Value GraphEnd(const CallbackInfo& info) {
+  return wrap(info.Env(), std::make_unique<GraphHandle>(end_capture(stream_of_capture(info[0]))));
+}
+
+Value GraphAbort(const CallbackInfo& info) {
+  abort_capture(stream_of_capture(info[0]));
+  return info.Env().Undefined();
+}
+
+Value GraphLaunch(const CallbackInfo& info) {
+  auto& graph = unwrap<GraphHandle>(info[0], "graph");
+  const auto& stream = stream_of(info[1]);
+  if (graph.object->graph->device() != stream.object->device()) {
+    throw_invalid("graph: is on " + graph.object->graph->device().name() + ", the stream is on " +
+                  stream.object->device().name());
+  }
+  launch(*graph.object, stream);
+  return info.Env().Undefined();
+}
+
+Value GraphInfo(const CallbackInfo& info) {
+  const Graph& graph = *unwrap<GraphHandle>(info[0], "graph").object->graph;
+  return graph_info(info.Env(), graph.nodes(), graph.bytes(), graph.capture_ms());
+}
+
+// ---- events ---------------------------------------------------------------------------------------------------------
 
 Value EventCreate(const CallbackInfo& info) {
   return wrap(info.Env(), std::make_unique<EventHandle>(Event::create(device_of(info[0]))));
@@ -148,6 +200,7 @@ Value Release(const CallbackInfo& info) {
 
 Value BufferCreate(const CallbackInfo& info) {
   const auto& stream = stream_of(info[0]);
+  refuse_capture(stream, "memory cannot be allocated then: make tensors before, and pass them as `out`");
   auto buffer = Buffer::allocate(stream.object, static_cast<size_t>(integer(info[1], "bytes")));
   return wrap(info.Env(), std::make_unique<BufferHandle>(std::move(buffer), stream.id));
 }
@@ -213,6 +266,13 @@ Napi::Object native_functions(Napi::Env env) {
   define<StreamCreate>(o, "streamCreate");
   define<StreamSynchronize>(o, "streamSynchronize");
   define<StreamWait>(o, "streamWait");
+  define<StreamWidth>(o, "streamWidth");
+  define<StreamCapturing>(o, "streamCapturing");
+  define<GraphBegin>(o, "graphBegin");
+  define<GraphEnd>(o, "graphEnd");
+  define<GraphAbort>(o, "graphAbort");
+  define<GraphLaunch>(o, "graphLaunch");
+  define<GraphInfo>(o, "graphInfo");
   define<EventCreate>(o, "eventCreate");
   define<EventRecord>(o, "eventRecord");
   define<EventReady>(o, "eventReady");

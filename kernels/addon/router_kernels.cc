@@ -1,6 +1,6 @@
 // @nexus/router-kernels: routing, grouped experts, combine, and the unfused operations of the baseline.
 // All stream-ordered: sizes are checked, the work is queued, nothing waits.
-#include "boundary.h"
+#include "capture.h"
 
 namespace nexus::addon {
 namespace {
@@ -37,6 +37,7 @@ Value Route(const CallbackInfo& info) {
   args.order = view<int32_t>(stream, info[9], "order", n);
   const size_t workspace = route_workspace_bytes(stream.object->device(), desc, args.tokens);
   args.workspace = view_bytes(stream, info[10], "workspace", static_cast<int64_t>(workspace), 0, 1);
+  if (const CountRing* ring = ring_of(stream, info[11], desc.experts)) args.ring = ring->view();
   route(*stream.object, desc, args);
   return info.Env().Undefined();
 }
@@ -103,6 +104,7 @@ Value GroupedMlp(const CallbackInfo& info) {
   args.rows = view(stream, info[10], "rows", desc.dtype, product("rows", {rows, desc.output}));
   const size_t workspace = mlp_workspace_bytes(stream.object->device(), desc, rows);
   args.workspace = view_bytes(stream, info[11], "workspace", static_cast<int64_t>(workspace), 0, 1);
+  args.lanes = lane_view(stream, info[12], desc.experts, info[13]);
   grouped_mlp(*stream.object, desc, weights, args);
   return info.Env().Undefined();
 }

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <utility>
 
+#include "capture.h"
+
 namespace nexus::addon {
 namespace {
 
@@ -41,6 +43,7 @@ struct Upload {
 
 Upload upload_arguments(const Napi::CallbackInfo& info) {
   const auto& stream = stream_of(info[0]);
+  refuse_capture(stream, "data of the host cannot be part of a graph: write it before a launch");
   const int64_t offset = integer(info[2], "byteOffset");
   const DType from = dtype_of(info[4], "fromDtype");
   const DType to = dtype_of(info[5], "toDtype");
@@ -195,6 +198,7 @@ Napi::Value upload_async(const Napi::CallbackInfo& info) {
 
 Napi::Value download(const Napi::CallbackInfo& info) {
   const auto& stream_handle = stream_of(info[0]);
+  refuse_capture(stream_handle, "nothing of that runs: read the result after a launch");
   const std::shared_ptr<Stream> stream = stream_handle.object;
   const int64_t offset = integer(info[2], "byteOffset");
   const auto elements = static_cast<size_t>(integer(info[3], "elements"));

@@ -2,7 +2,10 @@
 // epilogue), second linear (scatter), combine. Fresh normal data every run; weights rotate over enough copies that a
 // small layer's do not stay in L2. Events around loops of plain launches, median over the loops.
 //
-//   kernel_bench [--dtype=bf16|f16|f32] [--tokens=1,8,…] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
+//   kernel_bench [--dtype=bf16|f16|f32] [--tokens=1,8,…] [--lanes=N] [--share-sm] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
+//
+// With --lanes both linears are also timed divided among N lanes (expert e in lane e mod N, equal shares): in one
+// cooperative launch (coop), the same with a trace (traced), and in a launch per lane one after the other (each).
 //
 // GB/s counts the bytes that phase must move (weights of the experts hit once, inputs and outputs once), TFLOP/s its
 // products.
@@ -11,6 +14,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <new>
 #include <random>
 #include <sstream>
 #include <string>
@@ -35,8 +39,10 @@ std::vector<int64_t> numbers(const std::string& text) {
 }
 
 struct Bench {
-  std::shared_ptr<Stream> stream = Stream::create(DeviceId{0});
+  explicit Bench(StreamShape shape) : stream(Stream::create(DeviceId{0}, 0, shape)) {}
+  std::shared_ptr<Stream> stream;
   uint64_t seed = std::random_device{}();
+  int lanes = 0;
 
   std::shared_ptr<Buffer> bytes(size_t n) { return Buffer::allocate(stream, n); }
   std::shared_ptr<Buffer> normals(DType dtype, int64_t n, float scale) {
@@ -67,9 +73,44 @@ struct Bench {
 
   void report(const Shape& shape, int64_t tokens, const char* phase, double us, double bytes, double flop,
               const std::string& variant) {
-    std::printf("%-16s %6lld %-10s %10.2f us %8.0f GB/s %8.1f TFLOP/s  %s\n", shape.name.c_str(),
+    std::printf("%-16s %6lld %-14s %10.2f us %8.0f GB/s %8.1f TFLOP/s  %s\n", shape.name.c_str(),
                 static_cast<long long>(tokens), phase, us, bytes / us * 1e-3, flop / us * 1e-6, variant.c_str());
     std::fflush(stdout);
+  }
+
+  /// One linear as it is, and divided among lanes.
+  void linear(const Shape& shape, int64_t tokens, const std::string& phase, const GroupedLinearDesc& desc,
+              const GroupedLinearArgs& args, const std::vector<std::shared_ptr<Buffer>>& weights, double moved,
+              double flop) {
+    const std::string variant = cuda::grouped_linear_variant(desc, args.max_rows, stream->share_sm());
+    const auto timed = [&](const std::string& name, const std::vector<LaneView>& views) {
+      const double us = time([&](int i) {
+        GroupedLinearArgs a = args;
+        a.weight = weights[static_cast<size_t>(i) % weights.size()]->data();
+        for (const LaneView& view : views) {
+          a.lanes = view;
+          cuda::grouped_linear(*stream, desc, a);
+        }
+      });
+      report(shape, tokens, name.c_str(), us, moved, flop, variant);
+    };
+    timed(phase, {{}});
+    if (lanes == 0) return;
+    const auto host = HostBuffer::allocate(stream->device(), sizeof(LaneTable));
+    auto* const t = new (host->data()) LaneTable;
+    t->lanes = t->total = lanes;
+    for (int l = 0; l <= lanes; ++l) t->begin[l] = l;
+    for (int e = 0; e < desc.experts; ++e) t->lane_of[e] = e % lanes;
+    const auto table = bytes(sizeof(LaneTable)), trace = bytes(kMaxLanes * kTraceWords * 4);
+    stream->copy(table->data(), host->data(), sizeof(LaneTable));
+    stream->fill(trace->data(), 0, trace->bytes());
+    stream->synchronize();
+    const auto* const on_device = static_cast<const LaneTable*>(table->data());
+    std::vector<LaneView> each;
+    for (int l = 0; l < lanes; ++l) each.push_back({on_device, l, nullptr});
+    timed(phase + "/coop", {{on_device, -1, nullptr}});
+    timed(phase + "/traced", {{on_device, -1, static_cast<uint32_t*>(trace->data())}});
+    timed(phase + "/each", each);
   }
 
   void run(const Shape& shape, DType dtype, int64_t tokens) {
@@ -119,23 +160,16 @@ struct Bench {
     GroupedLinearArgs a1;
     a1.input = x->data(), a1.output = hidden->data(), a1.offsets = ra.offsets, a1.order = ra.order;
     a1.rows_per_input = shape.top_k, a1.gather = true, a1.max_rows = rows;
-    report(shape, tokens, "linear1", time([&](int i) {
-             a1.weight = w1[i % copies]->data();
-             cuda::grouped_linear(*stream, d1, a1);
-           }),
+    linear(shape, tokens, "linear1", d1, a1, w1,
            (2. * hit * inter * h + static_cast<double>(tokens) * h + static_cast<double>(rows) * inter) * e,
-           4. * rows * inter * h, cuda::grouped_linear_variant(d1, rows));
+           4. * rows * inter * h);
 
     GroupedLinearDesc d2{dtype, shape.experts, inter, h, Epilogue::kIdentity, {}};
     GroupedLinearArgs a2;
     a2.input = hidden->data(), a2.output = out_rows->data(), a2.offsets = ra.offsets, a2.order = ra.order;
     a2.scatter = true, a2.max_rows = rows;
-    report(shape, tokens, "linear2", time([&](int i) {
-             a2.weight = w2[i % copies]->data();
-             cuda::grouped_linear(*stream, d2, a2);
-           }),
-           (1. * hit * inter * h + static_cast<double>(rows) * (inter + h)) * e, 2. * rows * inter * h,
-           cuda::grouped_linear_variant(d2, rows));
+    linear(shape, tokens, "linear2", d2, a2, w2, (1. * hit * inter * h + static_cast<double>(rows) * (inter + h)) * e,
+           2. * rows * inter * h);
 
     CombineArgs ca;
     ca.dtype = dtype, ca.rows = out_rows->data(), ca.weights = ra.weights;
@@ -151,20 +185,26 @@ int main(int argc, char** argv) try {
   std::vector<Shape> shapes;
   std::vector<int64_t> tokens{1, 8, 64, 512, 4096};
   DType dtype = DType::kBF16;
+  int lanes = 0;
+  StreamShape stream_shape;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
     const size_t equals = arg.find('=');
     const std::string key = arg.substr(0, equals), value = equals == std::string::npos ? "" : arg.substr(equals + 1);
     if (key == "--tokens") {
       tokens = numbers(value);
+    } else if (key == "--lanes" && !value.empty() && numbers(value)[0] >= 1 && numbers(value)[0] <= kMaxLanes) {
+      lanes = static_cast<int>(numbers(value)[0]);
+    } else if (arg == "--share-sm") {
+      stream_shape.share_sm = true;
     } else if (key == "--dtype" && (value == "bf16" || value == "f16" || value == "f32")) {
       dtype = value == "f32" ? DType::kF32 : value == "f16" ? DType::kF16 : DType::kBF16;
     } else {
       const std::vector<int64_t> n = key.rfind("--", 0) == 0 ? std::vector<int64_t>{} : numbers(value);
       if (n.size() != 4) {
-        std::fprintf(
-            stderr,
-            "usage: kernel_bench [--dtype=bf16|f16|f32] [--tokens=1,8,...] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
+        std::fprintf(stderr,
+                     "usage: kernel_bench [--dtype=bf16|f16|f32] [--tokens=1,8,...] [--lanes=1..64] "
+                     "[--share-sm] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
         return 2;
       }
       shapes.push_back({key, n[0], n[1], static_cast<int>(n[2]), static_cast<int>(n[3])});
@@ -172,8 +212,9 @@ int main(int argc, char** argv) try {
   }
   if (shapes.empty())
     shapes = {{"qwen3-30b-a3b", 2048, 768, 128, 8}, {"mixtral", 4096, 14336, 8, 2}, {"olmoe", 2048, 1024, 64, 8}};
-  Bench bench;
-  std::printf("%-16s %6s %-10s   (%s, seed %llu)\n", "shape", "tokens", "phase", name_of(dtype),
+  Bench bench(stream_shape);
+  bench.lanes = lanes;
+  std::printf("%-16s %6s %-14s   (%s, seed %llu)\n", "shape", "tokens", "phase", name_of(dtype),
               static_cast<unsigned long long>(bench.seed));
   for (const Shape& shape : shapes)
     for (const int64_t t : tokens) bench.run(shape, dtype, t);

@@ -14,6 +14,12 @@ export type EventHandle = Handle<'event'>
 export type BufferHandle = Handle<'buffer'>
 export type LayerHandle = Handle<'layer'>
 export type EnergyMonitorHandle = Handle<'energy monitor'>
+export type GraphHandle = Handle<'graph'>
+export type PartitionHandle = Handle<'partition'>
+export type LaneSetHandle = Handle<'lane set'>
+export type CountRingHandle = Handle<'count ring'>
+export type LayerPlanHandle = Handle<'layer plan'>
+export type LayerGraphHandle = Handle<'layer graph'>
 
 export type TypedArray = Float32Array | Uint16Array | Int32Array | Uint8Array
 
@@ -102,7 +108,46 @@ export interface RawLayerWeights {
   sharedBias: (BufferHandle | null)[]
   sharedGate: BufferHandle | null
 }
-/** Device time of each phase in milliseconds. */
+/** Numbers of Enforcement in runtime.h. */
+export const enforcementKinds = ['hardware', 'cooperative', 'advisory', 'none'] as const
+/** Numbers of Strategy in layer.h. */
+export const strategyKinds = ['fused', 'tiered', 'streams', 'cooperative'] as const
+/** PartitionInfo in runtime.h. */
+export interface RawPartitionInfo {
+  units: number
+  granularity: number
+  minimum: number
+  enforcement: number
+  reason: string
+}
+/** Partition::Grant in runtime.h. */
+export interface RawGrant {
+  units: number
+  enforcement: number
+  reason: string
+}
+/** CountRing::Reading in step.h. Sequences are numbers: 2^53 steps are centuries. */
+export interface RawRingReading {
+  steps: Float64Array
+  tokens: Int32Array
+  counts: Int32Array
+  lost: number
+  next: number
+}
+/** ExecPlan in layer.h; `streams` by lane with 'tiered' and 'streams', else empty. */
+export interface RawLayerPlan {
+  strategy: number
+  lanes: LaneSetHandle | null
+  streams: StreamHandle[]
+  sharedStream: StreamHandle | null
+}
+/** `bytes`: device memory of the executable graph; `captureMs`: capture, instantiation and upload. */
+export interface RawGraphInfo {
+  nodes: number
+  bytes: number
+  captureMs: number
+}
+/** Device time of each phase in milliseconds; a step by a graph has no phases, only the total: they are -1. */
 export interface RawStepStats {
   counts: Int32Array
   routerMs: number
@@ -180,9 +225,18 @@ export interface NativeBinding {
     cpuThreads(): number
 
     /** `priority`: 0 normal, negative more urgent. */
-    streamCreate(device: number, priority: number): StreamHandle
+    streamCreate(device: number, priority: number, maxWidth: number, shareSm: boolean): StreamHandle
     streamSynchronize(stream: StreamHandle): Promise<void>
     streamWait(stream: StreamHandle, event: EventHandle): void
+    /** SMs (CPU: virtual workers) that its work may use. */
+    streamWidth(stream: StreamHandle): number
+    streamCapturing(stream: StreamHandle): boolean
+    /** After a begin exactly one of end and abort. What is queued between them on the stream, and on streams forked from it by events and joined again, is recorded. */
+    graphBegin(stream: StreamHandle): void
+    graphEnd(stream: StreamHandle): GraphHandle
+    graphAbort(stream: StreamHandle): void
+    graphLaunch(graph: GraphHandle, stream: StreamHandle): void
+    graphInfo(graph: GraphHandle): RawGraphInfo
     eventCreate(device: number): EventHandle
     eventRecord(event: EventHandle, stream: StreamHandle): void
     eventReady(event: EventHandle): boolean
@@ -269,6 +323,7 @@ export interface NativeBinding {
       offsets: BufferHandle,
       order: BufferHandle,
       workspace: BufferHandle,
+      ring: CountRingHandle | null,
     ): void
     routerLogits(
       stream: StreamHandle,
@@ -296,7 +351,11 @@ export interface NativeBinding {
       inputScale: BufferHandle | null,
       rows: BufferHandle,
       workspace: BufferHandle,
+      /** Only the experts of one lane (`lane` >= 0), or all in one cooperative launch (-1); null: all experts, undivided. */
+      lanes: LaneSetHandle | null,
+      lane: number,
     ): void
+    /** `rows` is tokens·topK; a layer's steps use the variant of their tokens' bucket: give the bucket's rows for it. */
     variant(device: number, desc: RawMlpDesc, layer: number, rows: number): string
     combine(
       stream: StreamHandle,
@@ -377,7 +436,11 @@ export interface NativeBinding {
   }
   core: {
     layerCreate(device: number, desc: RawLayerDesc, weights: RawLayerWeights): LayerHandle
-    /** One stream-ordered step; no promise, nothing recorded. Nine plain arguments: hot path. */
+    /** The bucket of a number of tokens: see token_bucket() in layer.h. */
+    tokenBucket(tokens: number): number
+    /** Holds its lane set and streams. */
+    planCreate(layer: LayerHandle, plan: RawLayerPlan): LayerPlanHandle
+    /** One stream-ordered step; no promise, nothing recorded. Plain arguments: hot path. A null plan is fused. */
     layerEnqueue(
       layer: LayerHandle,
       stream: StreamHandle,
@@ -385,6 +448,8 @@ export interface NativeBinding {
       tokens: number,
       logits: BufferHandle | null,
       out: BufferHandle,
+      plan: LayerPlanHandle | null,
+      ring: CountRingHandle | null,
     ): void
     /** The same step with its counts and phase times, delivered when the device has finished it. */
     layerForward(
@@ -396,9 +461,65 @@ export interface NativeBinding {
       out: BufferHandle,
       idsOut: BufferHandle | null,
       weightsOut: BufferHandle | null,
+      plan: LayerPlanHandle | null,
+      ring: CountRingHandle | null,
     ): Promise<RawStepStats>
+    /** Records a step for up to `bucket` tokens; an eager step on this stream with this plan came before. */
+    layerCapture(
+      layer: LayerHandle,
+      stream: StreamHandle,
+      bucket: number,
+      withLogits: boolean,
+      plan: LayerPlanHandle | null,
+      ring: CountRingHandle | null,
+    ): LayerGraphHandle
+    /** As layerEnqueue, by a graph: tokens <= its bucket, logits given exactly when it was recorded with them. */
+    layerReplay(
+      layer: LayerHandle,
+      graph: LayerGraphHandle,
+      stream: StreamHandle,
+      x: BufferHandle,
+      tokens: number,
+      logits: BufferHandle | null,
+      out: BufferHandle,
+    ): void
+    /** As layerForward, by a graph. */
+    layerReplayForward(
+      layer: LayerHandle,
+      graph: LayerGraphHandle,
+      stream: StreamHandle,
+      x: BufferHandle,
+      tokens: number,
+      logits: BufferHandle | null,
+      out: BufferHandle,
+      idsOut: BufferHandle | null,
+      weightsOut: BufferHandle | null,
+    ): Promise<RawStepStats>
+    layerGraphInfo(graph: LayerGraphHandle): RawGraphInfo
     layerWeightBytes(layer: LayerHandle): number
     layerWorkspaceBytes(layer: LayerHandle): number
+  }
+  slices: {
+    partitionInfo(device: number): RawPartitionInfo
+    /** Milliseconds; units by slice. */
+    partitionCreate(device: number, units: number[]): PartitionHandle
+    partitionGrants(partition: PartitionHandle): RawGrant[]
+    partitionStream(partition: PartitionHandle, slice: number, priority: number): StreamHandle
+    /** `laneOf`: by expert, 0 to lanes-1. `shares`: units by lane for cooperative launches, or null. Stream-ordered. */
+    laneSetCreate(
+      stream: StreamHandle,
+      laneOf: Int32Array,
+      lanes: number,
+      shares: Int32Array | null,
+      trace: boolean,
+    ): LaneSetHandle
+    laneSetUpdate(lanes: LaneSetHandle, stream: StreamHandle, laneOf: Int32Array, shares: Int32Array | null): void
+    /** Clears and returns, behind the stream's work, the SMs (workers) seen by lane: [lanes][8] words of bits. */
+    laneSetTrace(lanes: LaneSetHandle, stream: StreamHandle): Promise<Int32Array>
+  }
+  profiler: {
+    countRingCreate(device: number, experts: number, capacity: number): CountRingHandle
+    countRingRead(ring: CountRingHandle, from: number): RawRingReading
   }
   /** Nothing in here waits for NVML: one native thread asks it. */
   energy: {

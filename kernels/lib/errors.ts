@@ -138,6 +138,8 @@ export function toNexusError(error: unknown): unknown {
       })
     case 'ERR_NEXUS_UNSUPPORTED':
       return new UnsupportedError(error.message, options)
+    case 'ERR_NEXUS_GRAPH_CAPTURE':
+      return new GraphCaptureError(error.message, options)
     case 'ERR_NEXUS_DISPOSED':
       return new DisposedError(error.message, options)
     case 'ERR_NEXUS_INTERNAL':

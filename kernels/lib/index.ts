@@ -2,6 +2,7 @@
  * Devices, tensors, streams and errors: what all Nexus packages share.
  * @packageDocumentation
  */
+export type { CountRingHolder } from './count-ring.js'
 export { type DeviceName, type DeviceSpec, resolveDevice } from './device.js'
 export type { DType } from './dtype.js'
 export {
@@ -17,6 +18,8 @@ export {
   UnsupportedError,
 } from './errors.js'
 export { Event } from './event.js'
+export { Graph } from './graph.js'
+export { LaneSet, type LaneSetOptions, type LaneSetUpdate } from './lane-set.js'
 export type { FoundBy } from './loader.js'
 export { checkInteger, checkNumber, checkOneOf, checkOptions, describe, requireOptions } from './options.js'
 export { Stream, type StreamOptions } from './stream.js'

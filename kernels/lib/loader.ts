@@ -37,11 +37,18 @@ export function platformTarget(): string {
   return `${process.platform}-${process.arch}${isMusl() ? '-musl' : ''}`
 }
 
+const parts = [
+  'native',
+  'routerKernels',
+  'core',
+  'slices',
+  'profiler',
+  'energy',
+] as const satisfies (keyof NativeBinding)[]
+
 function isBinding(value: unknown): value is NativeBinding {
   return (
-    typeof value === 'object' &&
-    value !== null &&
-    ['native', 'routerKernels', 'core', 'energy'].every((part) => typeof Reflect.get(value, part) === 'object')
+    typeof value === 'object' && value !== null && parts.every((part) => typeof Reflect.get(value, part) === 'object')
   )
 }
 

@@ -14,6 +14,18 @@ export interface StreamOptions {
    * @default 0
    */
   readonly priority?: number
+  /**
+   * Most SMs that its persistent kernels fill with blocks, 1 or more, so that neighbours find the rest free. Advisory: nothing holds
+   * other kernels to it, and the CPU ignores it. No bit of a result depends on it.
+   * @default all that it may use
+   */
+  readonly maxWidth?: number
+  /**
+   * Asks for kernels with little shared memory and few registers, which leave room for another stream's blocks on the same SM, at some
+   * loss of speed alone. No bit of a result depends on it; the CPU ignores it.
+   * @default false
+   */
+  readonly shareSm?: boolean
 }
 
 const defaults = new Map<DeviceName, Stream>()
@@ -34,12 +46,15 @@ export class Stream {
    * @throws TypeError, RangeError for wrong options; UnsupportedError where there is no such device
    */
   static create(options: StreamOptions = {}): Stream {
-    checkOptions('Stream.create', options, ['device', 'priority'])
+    checkOptions('Stream.create', options, ['device', 'priority', 'maxWidth', 'shareSm'])
     const device = resolveDevice(options.device ?? 'auto')
     const priority = checkInteger('priority', options.priority ?? 0, -1000, 0)
+    const maxWidth = options.maxWidth === undefined ? 0 : checkInteger('maxWidth', options.maxWidth, 1, 65536)
+    const { shareSm = false } = options
+    if (typeof shareSm !== 'boolean') throw new TypeError(`shareSm: expected a boolean, got ${describe(shareSm)}`)
     return new Stream(
       device,
-      call((b) => b.native.streamCreate(deviceIndex(device), priority)),
+      call((b) => b.native.streamCreate(deviceIndex(device), priority, maxWidth, shareSm)),
     )
   }
 
@@ -68,6 +83,12 @@ export class Stream {
     call((b) => b.native.streamWait(handle, point))
   }
 
+  /** Units that its work may use: SMs, on the CPU virtual workers. Those of its slice, or all of the device. */
+  get width(): number {
+    const handle = streamOf(this)
+    return call((b) => b.native.streamWidth(handle))
+  }
+
   /** True after `dispose()`. */
   get disposed(): boolean {
     return this.#handle === null
@@ -91,6 +112,11 @@ export class Stream {
   }
 
   /** @internal */
+  static adopt(device: DeviceName, handle: StreamHandle): Stream {
+    return new Stream(device, handle)
+  }
+
+  /** @internal */
   static handle(stream: Stream): StreamHandle {
     if (!(stream instanceof Stream)) throw new TypeError(`stream: expected a Stream, got ${describe(stream)}`)
     if (stream.#handle === null) throw new DisposedError('stream: was disposed')
@@ -110,3 +136,6 @@ export class Stream {
 
 /** The raw handle of a stream. */
 export const streamOf = (stream: Stream): StreamHandle => Stream.handle(stream)
+
+/** A stream around a raw handle, such as a slice's; it owns the handle from here. */
+export const adoptStream = (device: DeviceName, handle: StreamHandle): Stream => Stream.adopt(device, handle)

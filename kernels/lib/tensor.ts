@@ -1,7 +1,8 @@
 /** Tensors: dense arrays on a device. */
 import type { BufferHandle } from './binding.js'
 import { call, callAsync } from './call.js'
-import { type DeviceName, type DeviceSpec, resolveDevice } from './device.js'
+import { captureOn } from './capture.js'
+import { type DeviceName, type DeviceSpec, deviceIndex, resolveDevice } from './device.js'
 import { type DType, dtypeBytes, dtypeCode } from './dtype.js'
 import { DisposedError, UnsupportedError } from './errors.js'
 import { checkInteger, checkNumber, checkOptions, describe } from './options.js'
@@ -274,13 +275,50 @@ export function tensorStream(tensor: Tensor): Stream {
   return orderedInternals(tensor).stream
 }
 
+/** The stream that wrote a tensor last, disposed of or not. */
+export const tensorWriter = (tensor: Tensor): Stream => tensor[internals].stream
+
+/** Work queued on `stream` from now on waits for what wrote the tensor on another stream. */
+export function followTensor(tensor: Tensor, stream: Stream): void {
+  const own = tensor[internals]
+  if (own.stream === stream) return
+  if (own.stream.device !== stream.device) {
+    throw new RangeError(`stream: is on ${stream.device}, the tensor on ${tensor.device}`)
+  }
+  const from = streamOf(orderedInternals(tensor).stream)
+  const to = streamOf(stream)
+  if (own.stream === stream) return // a disposed stream's successor
+  call(({ native }) => {
+    const event = native.eventCreate(deviceIndex(stream.device))
+    try {
+      native.eventRecord(event, from)
+      native.streamWait(to, event)
+    } finally {
+      native.release(event)
+    }
+  })
+}
+
 /** Says that `stream` writes the tensor from now on: reading it is ordered behind that stream. */
 export function setTensorStream(tensor: Tensor, stream: Stream): void {
   streamOf(stream)
   if (stream.device !== tensor.device) {
     throw new RangeError(`stream: is on ${stream.device}, the tensor on ${tensor.device}`)
   }
+  addTensorWriter(tensor, stream)
   tensor[internals].stream = stream
+}
+
+/**
+ * Says that `stream` writes a part of the tensor, whose own stream stays: other parts are written on other streams, and all of them are
+ * joined into the tensor's own.
+ */
+export function addTensorWriter(tensor: Tensor, stream: Stream): void {
+  const own = tensor[internals]
+  const writtenOn = (on: Stream): void => {
+    own.stream = on
+  }
+  captureOn(stream)?.writes(tensor, writtenOn, own.stream)
 }
 
 /** A tensor around a buffer that was made on `stream`; it owns the buffer from here. */

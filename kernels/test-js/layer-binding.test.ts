@@ -94,6 +94,7 @@ describe.each(devices)('layer and primitives on $title', ({ name: device, skip }
         bufferOf(r.offsets),
         bufferOf(r.order),
         bufferOf(r.workspace),
+        null,
       )
       return r
     }
@@ -116,6 +117,8 @@ describe.each(devices)('layer and primitives on $title', ({ name: device, skip }
         bufferOf(out),
         bufferOf(ids),
         bufferOf(weights),
+        null,
+        null,
       )
       const r = route(t)
       const rows = space([tokens * topK, output])
@@ -133,6 +136,8 @@ describe.each(devices)('layer and primitives on $title', ({ name: device, skip }
         null,
         bufferOf(rows),
         bufferOf(workspace),
+        null,
+        -1,
       )
       const sum = space([tokens, output])
       const [rowsB, weightsB, sumB] = [bufferOf(rows), bufferOf(r.weights), bufferOf(sum)]
@@ -148,7 +153,7 @@ describe.each(devices)('layer and primitives on $title', ({ name: device, skip }
 
       // Stream-ordered without a promise: the same bytes again.
       const again = space([tokens, output])
-      core.layerEnqueue(layer, stream(), bufferOf(t.x), tokens, null, bufferOf(again))
+      core.layerEnqueue(layer, stream(), bufferOf(t.x), tokens, null, bufferOf(again), null, null)
       native.release(layer)
       expect(await again.toArray()).toEqual(await out.toArray())
       expect(() => core.layerWeightBytes(layer)).toThrow(expect.objectContaining({ code: 'ERR_NEXUS_DISPOSED' }))
@@ -180,7 +185,7 @@ describe.each(devices)('layer and primitives on $title', ({ name: device, skip }
       }
       const layer = layerOf(t)
       const out = space([tokens, output])
-      core.layerEnqueue(layer, stream(), bufferOf(t.x), tokens, null, bufferOf(out))
+      core.layerEnqueue(layer, stream(), bufferOf(t.x), tokens, null, bufferOf(out), null, null)
       const [a, b] = [await acc.toFloat32Array(), await out.toFloat32Array()]
       native.release(layer)
       const norm = (v: Float32Array) => Math.sqrt(v.reduce((sum, value) => sum + value * value, 0))
@@ -195,16 +200,20 @@ describe.each(devices)('layer and primitives on $title', ({ name: device, skip }
         expect.objectContaining({ code: 'ERR_NEXUS_INVALID_ARGUMENT', message: expect.stringMatching(message) })
       const [x, y] = [bufferOf(t.x), bufferOf(out)]
       const bytes = tokens * input * 4
-      expect(() => core.layerEnqueue(layer, stream(), x, tokens + 1, null, y)).toThrow(
+      expect(() => core.layerEnqueue(layer, stream(), x, tokens + 1, null, y, null, null)).toThrow(
         invalid(new RegExp(`^x: needs ${bytes + input * 4} bytes at offset 0, the buffer has ${bytes}$`)),
       )
-      expect(() => core.layerEnqueue(layer, stream(), x, 1, bufferOf(keep(Tensor.zeros([1], { device }))), y)).toThrow(
-        invalid(/^logits: needs/),
+      expect(() =>
+        core.layerEnqueue(layer, stream(), x, 1, bufferOf(keep(Tensor.zeros([1], { device }))), y, null, null),
+      ).toThrow(invalid(/^logits: needs/))
+      expect(() => core.layerEnqueue(layer, stream(), x, 1, null, bufferOf(space([1])), null, null)).toThrow(
+        invalid(/^out: needs/),
       )
-      expect(() => core.layerEnqueue(layer, stream(), x, 1, null, bufferOf(space([1])))).toThrow(invalid(/^out: needs/))
-      expect(() => core.layerEnqueue(layer, stream(), x, -1, null, y)).toThrow(invalid(/^tokens: /))
+      expect(() => core.layerEnqueue(layer, stream(), x, -1, null, y, null, null)).toThrow(invalid(/^tokens: /))
       const small = bufferOf(space([2]))
-      expect(() => core.layerForward(layer, stream(), x, tokens, null, y, small, null)).toThrow(invalid(/^idsOut: /))
+      expect(() => core.layerForward(layer, stream(), x, tokens, null, y, small, null, null, null)).toThrow(
+        invalid(/^idsOut: /),
+      )
       expect(() => routerKernels.combine(stream(), 0, 0, y, null, null, null, tokens, output, 2, y)).toThrow(
         invalid(/^rows: /),
       )

@@ -72,8 +72,9 @@ struct Problem {
     a.max_rows = buckets.slots();
     return a;
   }
-  HostArray run(Bench& bench) const {
+  HostArray run(Bench& bench, const LaneView& lanes = {}) const {
     GroupedLinearArgs a = args();
+    a.lanes = lanes;
     a.input = bench.upload(input);
     a.weight = bench.upload(weight);
     a.bias = use_bias ? bench.upload(bias) : nullptr;
@@ -300,6 +301,100 @@ TEST("activations are accurate to 2e-6 relative, element by element, on the CPU"
   });
 }
 
+// ---- lanes; what they are on every device is lanes_test.cpp's, here is what only the CPU promises
+// ---------------------
+
+namespace {
+
+constexpr DeviceId kCpu{-1};
+
+/// The workers that computed tiles of each lane, read and cleared.
+std::vector<std::vector<int>> workers_of(Bench& bench, LaneSet& set) {
+  std::vector<uint32_t> words(static_cast<size_t>(set.lanes() * kTraceWords));
+  set.take_trace(bench.stream, words.data());
+  bench.stream->synchronize();
+  std::vector<std::vector<int>> workers(static_cast<size_t>(set.lanes()));
+  for (size_t l = 0; l < workers.size(); ++l)
+    for (int w = 0; w < 32 * kTraceWords; ++w)
+      if (words[l * kTraceWords + static_cast<size_t>(w / 32)] >> (w % 32) & 1) workers[l].push_back(w);
+  return workers;
+}
+
+}  // namespace
+
+TEST("lanes on the CPU: one after another they compute the plain call's rows, each its own and no other") {
+  Random random(20);
+  for (const DType t : kFloatTypes)
+    for (const int64_t tokens : {3, 40, 200})
+      for_each_isa(kCpu, [&](const std::string&) {
+        const Problem p(random, t, Epilogue::kSwiglu, {7, tokens, 2, 40, 66, Spread::kSkewed}, true, true, true, true);
+        Bench bench(kCpu);
+        const HostArray whole = p.run(bench);
+        auto set = LaneSet::create(bench.stream, {0, 2, 1, 0, 2, 2, 1}, 3, {}, true);
+        const size_t row = static_cast<size_t>(p.width) * size_of(t);
+        std::vector<int> times(p.buckets.order.size(), 0);
+        for (int lane = 0; lane < 3; ++lane) {
+          const HostArray part = p.run(bench, set->view(lane));
+          for (size_t e = 0; e < 7; ++e)
+            for (int32_t r = p.buckets.offsets[e]; r < p.buckets.offsets[e + 1]; ++r) {
+              const size_t slot = static_cast<size_t>(p.buckets.order[static_cast<size_t>(r)]);
+              const uint8_t* got = part.bytes.data() + slot * row;
+              if (std::vector<int>{0, 2, 1, 0, 2, 2, 1}[e] == lane) {
+                ++times[slot];
+                CHECK(std::equal(got, got + row, whole.bytes.data() + slot * row));
+              } else {
+                CHECK(std::all_of(got, got + row, [](uint8_t b) { return b == 0xFF; }));
+              }
+            }
+        }
+        CHECK(std::all_of(times.begin(), times.end(), [](int n) { return n == 1; }));
+        // An expert that moves is found where it is now, by the same view.
+        const LaneView second = set->view(1);
+        set->update(bench.stream, std::vector<int32_t>(7, 1), {});
+        CHECK(p.run(bench, second).bytes == whole.bytes);
+      });
+}
+
+TEST("lanes on the CPU: cooperative lanes keep to their share of the virtual workers, with the plain call's bits") {
+  Random random(21);
+  const Problem p(random, DType::kBF16, Epilogue::kRelu, {6, 300, 2, 64, 512, Spread::kUniform}, true, true, true,
+                  false);
+  for (const int threads : {1, 2, 5}) {
+    Threads scope(threads);
+    Bench bench(kCpu);
+    const int width = bench.stream->width();
+    const HostArray whole = p.run(bench);
+    for (const std::vector<int32_t>& shares : {std::vector<int32_t>{1, 2, 5}, {3, 3, 2}, {1, 1, 6}}) {
+      auto set = LaneSet::create(bench.stream, {0, 1, 2, 1, 2, 2}, 3, shares, true);
+      CHECK(p.run(bench, set->view(-1)).bytes == whole.bytes);
+      const auto workers = workers_of(bench, *set);
+      int first = 0;
+      bool undivided = false;  // too few workers for these shares
+      for (int l = 0, begin = 0; l < 3; begin += shares[static_cast<size_t>(l)], ++l)
+        undivided |= begin * width / 8 >= (begin + shares[static_cast<size_t>(l)]) * width / 8;
+      for (size_t l = 0; l < 3 && !undivided; first += shares[l], ++l) {
+        CHECK(!workers[l].empty());
+        CHECK(workers[l].front() >= first * width / 8);
+        CHECK(workers[l].back() < (first + shares[l]) * width / 8);
+      }
+      CHECK(workers_of(bench, *set)[0].empty());  // the trace is given out once
+    }
+  }
+}
+
+TEST("lanes on the CPU: a lane with experts and no worker makes the launch an undivided one") {
+  Random random(22);
+  const Problem p(random, DType::kF32, Epilogue::kRelu, {3, 50, 1, 32, 64, Spread::kUniform}, true, true, false, false);
+  Bench bench(kCpu);
+  const HostArray whole = p.run(bench);
+  for (const int32_t huge : {1000, 1 << 30}) {
+    auto set = LaneSet::create(bench.stream, {0, 1, 1}, 3, {1, huge, 1}, true);  // lane 2 has no experts: no matter
+    CHECK(p.run(bench, set->view(-1)).bytes == whole.bytes);
+    const auto workers = workers_of(bench, *set);
+    CHECK(!workers[0].empty() && !workers[1].empty() && workers[2].empty());
+  }
+}
+
 TEST("grouped_linear_variant names what would run and depends on dtype, shape and rows alone") {
   for (const DeviceId device : devices()) {
     GroupedLinearDesc d;
@@ -388,6 +483,14 @@ TEST("grouped_linear refuses bad arguments by name") {
   refused("weight", [](D&, A& a) { a.weight = nullptr; });
   refused("output", [](D&, A& a) { a.output = nullptr; });
   refused("offsets", [](D& d, A& a) { d.experts = 2, a.offsets = nullptr; });
+  refused("choice_rows", [](D&, A& a) { a.choice_rows = -1; });
+  refused("step", [](D&, A& a) { a.step_input = true; });
+  static const StepBlock block;
+  refused("offsets", [](D&, A& a) { a.step = &block, a.step_input = true, a.offsets = nullptr; });
+  static const LaneTable table;
+  refused("lanes.lane", [](D&, A& a) { a.lanes = {&table, -2, nullptr}; });
+  refused("lanes.lane", [](D&, A& a) { a.lanes = {&table, kMaxLanes, nullptr}; });
+  refused("lanes.table", [](D& d, A& a) { d.experts = kLaneExperts + 1, a.lanes = {&table, 0, nullptr}; });
 }
 
 TEST("offsets beyond max_rows fail the CPU stream instead of writing outside") {
@@ -626,6 +729,10 @@ TEST("mlp_layer and grouped_mlp refuse what an MLP cannot be") {
   refused("weight[1]", [](D&, W& w, A&) { w.weight[1] = nullptr; });
   refused("weight[2]", [](D& d, W& w, A&) { d.kind = MlpKind::kThreeLayer, w.weight[2] = nullptr; });
   refused("tokens * top_k", [](D&, W&, A& a) { a.tokens = int64_t{1} << 31; });
+  refused("choice_tokens", [](D&, W&, A& a) { a.choice_tokens = -1; });
+  refused("choice_tokens * top_k", [](D&, W&, A& a) { a.choice_tokens = int64_t{1} << 31; });
+  static const LaneTable table;
+  refused("lanes.lane", [](D&, W&, A& a) { a.lanes = {&table, -2, nullptr}; });
   refused("offsets", [](D& d, W&, A& a) { d.experts = 2, a.order = a.offsets, a.offsets = nullptr; });
   refused("workspace", [](D&, W&, A& a) { a.workspace = nullptr; });
   refused("x", [](D&, W&, A& a) { a.x = nullptr; });

@@ -3,77 +3,16 @@
 // way; router_test.cpp judges the choice) after checking it against the routing oracle's.
 #include "nexus/layer.h"
 
-#include <atomic>
 #include <chrono>
 #include <thread>
 
 #include "data/reference.h"
-#include "data_plane.h"
+#include "layer_data.h"
 
 using namespace nexus;
 using namespace nexus::test;
 
 namespace {
-
-/// A layer's weights on the host, by the same names as LayerWeights.
-struct HostWeights {
-  HostArray router_weight, shared_gate;
-  std::vector<float> router_bias, select_bias;
-  std::array<HostArray, 3> expert_weight, shared_weight;
-  std::array<std::vector<float>, 3> expert_bias, shared_bias;
-};
-
-struct Options {
-  bool biases = false, router_bias = false, select_bias = false, given_logits = false;
-};
-
-HostWeights random_weights(Random& random, const LayerDesc& d, const Options& o) {
-  HostWeights w;
-  const auto matrix = [&](DType t, int64_t rows, int64_t columns) {
-    return HostArray::rounded(
-        t, random.normals(static_cast<size_t>(rows * columns), 1.f / std::sqrt(static_cast<float>(columns))));
-  };
-  if (!o.given_logits) w.router_weight = matrix(d.router_dtype, d.router.experts, d.experts.input);
-  if (o.router_bias) w.router_bias = random.normals(static_cast<size_t>(d.router.experts));
-  if (o.select_bias) w.select_bias = random.normals(static_cast<size_t>(d.router.experts), 0.1f);
-  const auto mlp = [&](const MlpDesc& m, auto& weight, auto& bias) {
-    for (int i = 0; i < mlp_layers(m.kind); ++i) {
-      const GroupedLinearDesc l = mlp_layer(m, i);
-      weight[static_cast<size_t>(i)] = matrix(l.dtype, l.experts * l.n, l.k);
-      if (o.biases) bias[static_cast<size_t>(i)] = random.normals(static_cast<size_t>(l.experts * l.n), 0.3f);
-    }
-  };
-  mlp(d.experts, w.expert_weight, w.expert_bias);
-  if (d.has_shared) mlp(d.shared, w.shared_weight, w.shared_bias);
-  if (d.shared_gate) w.shared_gate = matrix(d.experts.dtype, 1, d.experts.input);
-  return w;
-}
-
-LayerWeights upload(const std::shared_ptr<Stream>& stream, const HostWeights& h) {
-  const auto raw = [&](const void* data, size_t bytes) -> std::shared_ptr<Buffer> {
-    if (bytes == 0) return nullptr;
-    auto staging = HostBuffer::allocate(stream->device(), bytes);
-    std::memcpy(staging->data(), data, bytes);
-    auto buffer = Buffer::allocate(stream, bytes);
-    stream->copy(buffer->data(), staging->data(), bytes);
-    stream->synchronize();
-    return buffer;
-  };
-  const auto array = [&](const HostArray& a) { return raw(a.data(), a.bytes.size()); };
-  const auto floats = [&](const std::vector<float>& v) { return raw(v.data(), v.size() * 4); };
-  LayerWeights w;
-  w.router_weight = array(h.router_weight);
-  w.router_bias = floats(h.router_bias);
-  w.select_bias = floats(h.select_bias);
-  w.shared_gate = array(h.shared_gate);
-  for (size_t i = 0; i < 3; ++i) {
-    w.expert_weight[i] = array(h.expert_weight[i]);
-    w.expert_bias[i] = floats(h.expert_bias[i]);
-    w.shared_weight[i] = array(h.shared_weight[i]);
-    w.shared_bias[i] = floats(h.shared_bias[i]);
-  }
-  return w;
-}
 
 MlpWeights pointers(const std::array<HostArray, 3>& weight, const std::array<std::vector<float>, 3>& bias) {
   MlpWeights w;
@@ -82,10 +21,6 @@ MlpWeights pointers(const std::array<HostArray, 3>& weight, const std::array<std
     w.bias[i] = bias[i].empty() ? nullptr : bias[i].data();
   }
   return w;
-}
-
-size_t output_size(const LayerDesc& d, int64_t tokens) {
-  return static_cast<size_t>(tokens * d.experts.output * (d.combine == CombineMode::kConcat ? d.router.top_k : 1));
 }
 
 /// The routing oracle's choice, for comparison.
@@ -179,7 +114,13 @@ void check_layer(Random& random, const LayerDesc& d, const Options& o, const std
         void* out = bench.poisoned(d.experts.dtype, size);
         int32_t* ids_out = bench.poisoned<int32_t>(slots);
         float* weights_out = bench.poisoned<float>(slots);
-        layer->enqueue(bench.stream, device_x, tokens, device_logits, out, &record, ids_out, weights_out);
+        layer->enqueue(bench.stream, {.x = device_x,
+                                      .tokens = tokens,
+                                      .logits = device_logits,
+                                      .out = out,
+                                      .record = &record,
+                                      .ids_out = ids_out,
+                                      .weights_out = weights_out});
         const HostArray got = bench.read(d.experts.dtype, out, size);
         ids = bench.read(ids_out, slots);
         weights = bench.read(weights_out, slots);
@@ -211,31 +152,8 @@ void check_layer(Random& random, const LayerDesc& d, const Options& o, const std
     layer->release();
     CHECK_EQ(layer->weight_bytes(), 0u);
     CHECK_EQ(layer->workspace_bytes(), 0u);
-    expect_error(ErrorCode::kDisposed,
-                 [&] { layer->enqueue(bench.stream, nullptr, 0, nullptr, nullptr, nullptr, nullptr, nullptr); });
+    expect_error(ErrorCode::kDisposed, [&] { layer->enqueue(bench.stream, {}); });
   }
-}
-
-LayerDesc basic(DType t, MlpKind kind, Epilogue activation) {
-  LayerDesc d;
-  d.router = {.experts = 7, .top_k = 2, .normalize = Normalize::kSumPlusEpsilon};
-  d.experts = {.dtype = t,
-               .kind = kind,
-               .activation = activation,
-               .params = {1.5f, 1.702f},
-               .experts = 7,
-               .input = 40,
-               .hidden = 52,
-               .output = 40};
-  return d;
-}
-LayerDesc with_shared(LayerDesc d, bool gate) {
-  d.has_shared = true;
-  d.shared = d.experts;
-  d.shared.experts = 1;
-  d.shared.hidden = 33;
-  d.shared_gate = gate;
-  return d;
 }
 
 }  // namespace
@@ -319,7 +237,7 @@ TEST("layer: steps alternating between two streams give the same bits") {
     for (Bench* bench : {&a, &b, &a, &b}) {
       const void* device_x = bench->upload(x);
       void* out = bench->poisoned<float>(50 * 40);
-      layer->enqueue(bench->stream, device_x, 50, nullptr, out, nullptr, nullptr, nullptr);
+      layer->enqueue(bench->stream, {.x = device_x, .tokens = 50, .out = out});
       pending.emplace_back(bench, out);
     }
     for (auto& [bench, out] : pending) outputs.push_back(bench->read(out, 50 * 40 * 4));
@@ -377,20 +295,9 @@ struct SmallLayer {
     Bench bench(device);
     const auto layer = Layer::create(desc, upload(bench.stream, host), device);
     void* out = bench.poisoned(DType::kF32, size());
-    layer->enqueue(bench.stream, bench.upload(x), kTokens, nullptr, out, nullptr, nullptr, nullptr);
+    layer->enqueue(bench.stream, {.x = bench.upload(x), .tokens = kTokens, .out = out});
     return bench.read(DType::kF32, out, size()).bytes;
   }
-};
-
-/// Holds a CPU stream until it is let go.
-struct Hold {
-  std::shared_ptr<std::atomic<bool>> go = std::make_shared<std::atomic<bool>>(false);
-  explicit Hold(Stream& stream) {
-    stream.enqueue([go = go] {
-      while (!*go) std::this_thread::yield();
-    });
-  }
-  ~Hold() { *go = true; }
 };
 
 }  // namespace
@@ -406,8 +313,8 @@ TEST("layer: a step on another stream waits for the one before, whose scratch me
   second.stream->synchronize();
   {
     Hold hold(*first.stream);
-    layer->enqueue(first.stream, x1, SmallLayer::kTokens, nullptr, out1, nullptr, nullptr, nullptr);
-    layer->enqueue(second.stream, x2, SmallLayer::kTokens, nullptr, out2, nullptr, nullptr, nullptr);
+    layer->enqueue(first.stream, {.x = x1, .tokens = SmallLayer::kTokens, .out = out1});
+    layer->enqueue(second.stream, {.x = x2, .tokens = SmallLayer::kTokens, .out = out2});
     const auto done = Event::create(cpu);
     done->record(*second.stream);
     std::this_thread::sleep_for(std::chrono::milliseconds(30));
@@ -428,7 +335,7 @@ TEST("layer: weights that are dropped stay until a step on another stream is don
   {
     Hold hold(*user.stream);
     auto layer = Layer::create(small.desc, upload(owner.stream, small.host), cpu);
-    layer->enqueue(user.stream, x, SmallLayer::kTokens, nullptr, out, nullptr, nullptr, nullptr);
+    layer->enqueue(user.stream, {.x = x, .tokens = SmallLayer::kTokens, .out = out});
     layer.reset();
     owner.stream->synchronize();
     std::vector<std::shared_ptr<Buffer>> kept;
@@ -451,12 +358,72 @@ TEST("layer: the scratch memory grows with the batch and is kept for smaller one
   const auto step = [&](int64_t tokens) {
     Random random(55);
     const void* x = bench.upload(random.normals(static_cast<size_t>(tokens * 8)));
-    layer->enqueue(bench.stream, x, tokens, nullptr, bench.poisoned(DType::kF32, output_size(small.desc, tokens)),
-                   nullptr, nullptr, nullptr);
+    void* out = bench.poisoned(DType::kF32, output_size(small.desc, tokens));
+    layer->enqueue(bench.stream, {.x = x, .tokens = tokens, .out = out});
     return layer->workspace_bytes();
   };
   const size_t at_64 = step(64), at_96 = step(96);
   CHECK(at_64 >= 64 * 2 * 8 * 4);  // at least its rows
   CHECK(at_96 > at_64);
   CHECK_EQ(step(5), at_96);
+}
+
+TEST("layer: a token bucket is the least of the list that holds the tokens") {
+  const std::vector<int64_t> list{0,   1,   2,   4,   8,   16,  24,   32,   48,   64,   96,
+                                  128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096};
+  for (int64_t tokens = 0; tokens <= 4096; ++tokens)
+    CHECK_EQ(token_bucket(tokens), *std::lower_bound(list.begin(), list.end(), tokens));
+  for (int64_t power = 4096; power < (int64_t{1} << 61); power *= 2) {
+    CHECK_EQ(token_bucket(power + 1), power + power / 2);
+    CHECK_EQ(token_bucket(power + power / 2 + 1), 2 * power);
+    CHECK_EQ(token_bucket(2 * power), 2 * power);
+  }
+  for (const int64_t wrong : {int64_t{-1}, INT64_MIN, INT64_MAX})
+    expect_error(ErrorCode::kInvalidArgument, [&] { token_bucket(wrong); });
+}
+
+TEST("layer: a recorded step refuses an x that does not start at a multiple of 16 bytes; an eager one takes it") {
+  const SmallLayer small;
+  Random random(77);
+  for (const DeviceId device : devices()) {
+    Bench bench(device);
+    const auto layer = Layer::create(small.desc, upload(bench.stream, small.host), device);
+    const HostArray x =
+        HostArray::rounded(DType::kF32, random.normals(static_cast<size_t>(2 * small.desc.experts.input)));
+    HostArray moved = x;  // the same rows, one element further on
+    moved.bytes.insert(moved.bytes.begin(), size_of(DType::kF32), 0);
+    const void* const aligned = bench.upload(x);
+    const void* const beside = static_cast<const uint8_t*>(bench.upload(moved)) + size_of(DType::kF32);
+    const auto graph = layer->capture(bench.stream, 2, false, nullptr, nullptr);
+    const size_t size = output_size(small.desc, 2);
+    const auto step = [&](const void* from, bool recorded) {
+      const StepArgs args{.x = from, .tokens = 2, .out = bench.poisoned(DType::kF32, size)};
+      recorded ? layer->replay(bench.stream, *graph, args) : layer->enqueue(bench.stream, args);
+      return bench.read(DType::kF32, args.out, size);
+    };
+    const std::string message = expect_error(ErrorCode::kInvalidArgument, [&] { step(beside, true); });
+    if (message.find("x ") == std::string::npos || message.find("16 bytes") == std::string::npos)
+      throw Failure("expected a message about x and 16 bytes, got: " + message);
+    const HostArray want = step(aligned, true);  // the refused step left nothing behind
+    check_close(step(beside, false), want, tolerance(DType::kF32), device.name());
+  }
+}
+
+TEST("layer: a step's wrong arguments are named before anything is queued") {
+  const SmallLayer small;
+  for (const DeviceId device : devices()) {
+    Bench bench(device);
+    const auto layer = Layer::create(small.desc, upload(bench.stream, small.host), device);
+    const auto refused = [&](const std::string& word, const std::shared_ptr<Stream>& stream, const StepArgs& args) {
+      const std::string message = expect_error(ErrorCode::kInvalidArgument, [&] { layer->enqueue(stream, args); });
+      if (message.find(word) == std::string::npos)
+        throw Failure("expected a message with '" + word + "', got: " + message);
+    };
+    void* memory = bench.poisoned(DType::kF32, small.size());
+    refused("stream", nullptr, {});
+    refused("tokens", bench.stream, {.x = memory, .tokens = -1, .out = memory});
+    refused("x ", bench.stream, {.tokens = 1, .out = memory});
+    refused("out ", bench.stream, {.x = memory, .tokens = 1});
+    CHECK_EQ(layer->workspace_bytes(), 0u);
+  }
 }

@@ -466,6 +466,7 @@ TEST("router_logits refuses bad arguments by name") {
   refused("tokens", [](RouterLogitsArgs& a) { a.tokens = -1; });
   refused("hidden", [](RouterLogitsArgs& a) { a.hidden = 0; });
   refused("experts", [](RouterLogitsArgs& a) { a.experts = 1025; });
+  refused("choice_tokens", [](RouterLogitsArgs& a) { a.choice_tokens = -1; });
   refused("x", [](RouterLogitsArgs& a) { a.x = nullptr; });
   refused("weight", [](RouterLogitsArgs& a) { a.weight = nullptr; });
   refused("logits", [](RouterLogitsArgs& a) { a.logits = nullptr; });

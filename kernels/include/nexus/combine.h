@@ -22,6 +22,7 @@ struct CombineArgs {
   int64_t tokens = 0, width = 0;
   int32_t top_k = 1;
   void* out = nullptr;
+  const StepBlock* step = nullptr;  ///< or null: out and the true number of tokens are its
 };
 void combine(Stream& stream, const CombineArgs& args);
 void combine_reference(const CombineArgs& host_args, double* out);
@@ -33,6 +34,7 @@ struct SharedGateArgs {
   DType dtype = DType::kF32;
   int64_t tokens = 0, hidden = 0;
   float* scale = nullptr;
+  const StepBlock* step = nullptr;  ///< or null: x and the true number of tokens are its
 };
 void shared_gate(Stream& stream, const SharedGateArgs& args);
 

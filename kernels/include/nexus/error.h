@@ -13,6 +13,7 @@ enum class ErrorCode {
   kDevice,           ///< a CUDA call failed; `native` is CUDA's own name of the error
   kUnsupported,      ///< this device, build or shape cannot do it
   kDisposed,         ///< used after it was released
+  kGraphCapture,     ///< work could not be recorded; the message says what and why
   kInternal,         ///< a broken invariant of ours
 };
 

@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "nexus/runtime.h"
+#include "nexus/step.h"
 
 namespace nexus {
 
@@ -44,7 +45,7 @@ struct GroupedLinearDesc {
   int experts = 1;
   int64_t k = 0, n = 0;  ///< columns of the input; rows of a weight matrix (before a gated epilogue halves them)
   Epilogue epilogue = Epilogue::kIdentity;
-  EpilogueParams params;
+  EpilogueParams params{};
 };
 struct GroupedLinearArgs {
   const void* input = nullptr;       ///< [*, k]
@@ -59,16 +60,22 @@ struct GroupedLinearArgs {
   bool scatter = false;        ///< write through order
   const float* row_scale = nullptr;  ///< [slots] or null: the product (before the bias) of row r times row_scale[order
                                      ///< ? order[r] : r]; Llama-4
-  bool settled = false;              ///< offsets and order are older than the stream's previous operation (a layer
-                                     ///< after the first), so weights may be fetched ahead of its end
-  int64_t max_rows = 0;              ///< upper bound of rows over all experts, known on the host (tokens * top_k)
+  bool settled = false;     ///< offsets, order and lanes are older than the stream's previous operation (a layer
+                            ///< after the first), so weights may be fetched ahead of its end
+  int64_t max_rows = 0;     ///< upper bound of rows over all experts, known on the host (tokens * top_k)
+  int64_t choice_rows = 0;  ///< rows by which a kernel variant is chosen (those of a token bucket); 0: max_rows
+  const StepBlock* step = nullptr;  ///< with step_input: input is step->x (offsets then give the true number of rows)
+  bool step_input = false;
+  LaneView lanes{};
 };
 void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args);
 /// float64 on host memory: inputs widened, result written as double [rows, n or n/2].
 void grouped_linear_reference(const GroupedLinearDesc& desc, const GroupedLinearArgs& host_args, double* output);
 
-/// The name of the kernel variant that grouped_linear would run, for tests, stats and the docs' tables.
-std::string grouped_linear_variant(DeviceId device, const GroupedLinearDesc& desc, int64_t max_rows);
+/// The name of the kernel variant that grouped_linear would run, for tests, stats and the docs' tables. `share_sm`: on
+/// a stream that has it (runtime.h).
+std::string grouped_linear_variant(DeviceId device, const GroupedLinearDesc& desc, int64_t max_rows,
+                                   bool share_sm = false);
 
 enum class MlpKind : int32_t { kTwoLayer = 0, kThreeLayer = 1, kGated = 2 };
 struct MlpDesc {
@@ -76,7 +83,7 @@ struct MlpDesc {
   MlpKind kind = MlpKind::kGated;
   Epilogue activation =
       Epilogue::kSwiglu;  ///< two-layer: relu, gelu, gelu_tanh, silu; three-layer: relu; gated: a gated one
-  EpilogueParams params;
+  EpilogueParams params{};
   int experts = 1;
   int64_t input = 0, hidden = 0, output = 0;  ///< hidden = inter for gated; three-layer: both inner widths
 };
@@ -94,6 +101,9 @@ struct MlpArgs {
   const float* input_scale = nullptr;  ///< [tokens * top_k] or null (Llama-4)
   void* rows = nullptr;                ///< out [tokens * top_k, output] in slot order, of dtype
   void* workspace = nullptr;           ///< mlp_workspace_bytes()
+  int64_t choice_tokens = 0;           ///< see GroupedLinearArgs::choice_rows; 0: tokens
+  const StepBlock* step = nullptr;     ///< or null: x and the true number of tokens are its, `tokens` the upper bound
+  LaneView lanes{};
 };
 constexpr int mlp_layers(MlpKind k) { return k == MlpKind::kThreeLayer ? 3 : 2; }
 /// The grouped linear layer i of the MLP (widths, epilogue).

@@ -6,6 +6,7 @@
 #include "nexus/combine.h"
 #include "nexus/experts.h"
 #include "nexus/router.h"
+#include "nexus/step.h"
 
 namespace nexus {
 
@@ -29,11 +30,57 @@ struct LayerWeights {
   std::shared_ptr<Buffer> shared_gate;  ///< [input] of dtype
 };
 
+/// The number of tokens for which a step is laid out and its kernel variants are chosen, eager or recorded: the least
+/// bucket of at least `tokens`. 0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, then two a doubling (1.5 and 2).
+int64_t token_bucket(int64_t tokens);
+
 /// What one step did, filled in without a synchronisation: the counts are copied to pinned memory behind the step.
 struct StepRecord {
   std::shared_ptr<HostBuffer> counts;           ///< int32 [experts]
   std::array<std::shared_ptr<Event>, 5> marks;  ///< start, after router, after experts, after shared, after combine
+  bool phases = true;  ///< false after a replay: only the first and the last mark were recorded
   int64_t tokens = 0;
+};
+
+enum class Strategy : int32_t {
+  kFused = 0,        ///< one grouped launch over the step's stream
+  kTiered = 1,       ///< a launch per lane, each on a stream of its own slice, together
+  kStreams = 2,      ///< a launch per lane, each on a plain stream
+  kCooperative = 3,  ///< one grouped launch whose blocks are divided among the lanes
+};
+/// How a layer's experts are run. The same plan may serve many steps; its lane set may be updated between them.
+struct ExecPlan {
+  Strategy strategy = Strategy::kFused;
+  std::shared_ptr<LaneSet> lanes;                ///< null with kFused
+  std::vector<std::shared_ptr<Stream>> streams;  ///< by lane with kTiered and kStreams, else empty
+  std::shared_ptr<Stream> shared_stream;         ///< where the shared expert runs beside the others; null: after them
+};
+
+/// One step's arguments. x: [tokens, input] of dtype; logits: f32 [tokens, experts] or null; out: [tokens, output or
+/// top_k*output].
+struct StepArgs {
+  const void* x = nullptr;
+  int64_t tokens = 0;
+  const float* logits = nullptr;
+  void* out = nullptr;
+  StepRecord* record = nullptr;
+  int32_t* ids_out = nullptr;      ///< [tokens, top_k], device, or null
+  float* weights_out = nullptr;    ///< [tokens, top_k], device, or null
+  const ExecPlan* plan = nullptr;  ///< null: fused
+  CountRing* ring = nullptr;       ///< of as many experts, or null
+};
+
+class Layer;
+/// A recorded step of a layer for up to `bucket` tokens. Holds the workspace it was recorded with.
+class LayerGraph {
+ public:
+  virtual ~LayerGraph() = default;
+  virtual int64_t bucket() const = 0;
+  virtual bool with_logits() const = 0;
+  virtual int nodes() const = 0;
+  virtual int64_t bytes()
+      const = 0;  ///< of the executable graph, and of its workspace where the layer has let go of that
+  virtual double capture_ms() const = 0;
 };
 
 class Layer {
@@ -42,10 +89,19 @@ class Layer {
   static std::shared_ptr<Layer> create(const LayerDesc& desc, LayerWeights weights, DeviceId device);
   virtual ~Layer() = default;
 
-  /// One step, stream-ordered. x: [tokens, input] of dtype; logits: f32 [tokens, experts] or null; out: [tokens, output
-  /// or top_k*output]. `record` may be null. `ids_out`/`weights_out` ([tokens, top_k], device) may be null.
-  virtual void enqueue(const std::shared_ptr<Stream>& stream, const void* x, int64_t tokens, const float* logits,
-                       void* out, StepRecord* record, int32_t* ids_out, float* weights_out) = 0;
+  /// One step, stream-ordered, launched one operation at a time. Arguments are checked before anything is queued; when
+  /// an operation cannot be queued half way, `out` is undefined, lanes are joined, and the layer serves on. Throws
+  /// kGraphCapture on a stream that is being captured: layers are recorded by capture() only.
+  virtual void enqueue(const std::shared_ptr<Stream>& stream, const StepArgs& args) = 0;
+  /// Records a step for up to `bucket` tokens (a value of token_bucket()), with given logits or the layer's own
+  /// product. Whatever the first eager step on this stream and plan would set up must have happened: one such step
+  /// comes first.
+  virtual std::shared_ptr<LayerGraph> capture(const std::shared_ptr<Stream>& stream, int64_t bucket, bool with_logits,
+                                              const ExecPlan* plan, CountRing* ring) = 0;
+  /// One step by a graph of this layer: 0 <= tokens <= bucket, logits given exactly when it was recorded with them.
+  /// args.plan and args.ring are the graph's and ignored. Same bits as enqueue() where token_bucket(tokens) is the
+  /// graph's bucket; in a larger one those of a step of that bucket.
+  virtual void replay(const std::shared_ptr<Stream>& stream, LayerGraph& graph, const StepArgs& args) = 0;
   virtual const LayerDesc& desc() const = 0;
   virtual size_t weight_bytes() const = 0;
   virtual size_t workspace_bytes() const = 0;  ///< held now

@@ -20,6 +20,7 @@
 #include <cstdint>
 
 #include "nexus/runtime.h"
+#include "nexus/step.h"
 
 namespace nexus {
 
@@ -56,7 +57,9 @@ struct RouteArgs {
       nullptr;  ///< out [experts + 1], offsets[e] = first row of expert e, offsets[experts] = tokens * top_k
   int32_t* order =
       nullptr;  ///< out [tokens * top_k]: slot numbers t*top_k + j sorted by (expert, t); stable counting sort
-  void* workspace = nullptr;  ///< route_workspace_bytes(); contents need no initialisation
+  void* workspace = nullptr;        ///< route_workspace_bytes(); contents need no initialisation
+  const StepBlock* step = nullptr;  ///< or null; logits == nullptr: they are step->logits
+  CountRingView ring{};             ///< where the counts go besides
 };
 size_t route_workspace_bytes(DeviceId device, const RouterDesc& desc, int64_t tokens);
 /// Validates (kInvalidArgument names the argument), then enqueues. tokens * top_k must be below 2^31.
@@ -71,7 +74,9 @@ struct RouterLogitsArgs {
   const float* bias = nullptr;  ///< [experts] or null
   int64_t tokens = 0, hidden = 0;
   int experts = 0;
-  float* logits = nullptr;  ///< out [tokens, experts]
+  float* logits = nullptr;          ///< out [tokens, experts]
+  const StepBlock* step = nullptr;  ///< or null: x and the true number of tokens are its
+  int64_t choice_tokens = 0;        ///< number of tokens by which a kernel variant is chosen; 0: tokens
 };
 void router_logits(Stream& stream, const RouterLogitsArgs& args);
 

@@ -30,11 +30,18 @@ struct DeviceId {
 
 class Event;
 
+/// What kernels on a stream are asked to keep to for the sake of neighbours. Nothing enforces it, no result depends on
+/// it.
+struct StreamShape {
+  int max_width = 0;      ///< most SMs that persistent kernels fill with blocks; 0: all that the stream may use
+  bool share_sm = false;  ///< kernels of little shared memory and few registers, which leave room for another's blocks
+};
+
 class Stream : public std::enable_shared_from_this<Stream> {
  public:
   /// priority: 0 normal, negative is more urgent (CUDA's convention; the CPU ignores it). Throws kUnsupported where
   /// there is no such device, kDevice where CUDA fails.
-  static std::shared_ptr<Stream> create(DeviceId device, int priority = 0);
+  static std::shared_ptr<Stream> create(DeviceId device, int priority = 0, StreamShape shape = {});
   virtual ~Stream() = default;
 
   DeviceId device() const { return device_; }
@@ -47,10 +54,16 @@ class Stream : public std::enable_shared_from_this<Stream> {
   virtual void wait(const Event& event) = 0;  ///< later work waits for `event`, the host does not
   virtual void copy(void* dst, const void* src, size_t bytes) = 0;  ///< any of host (pinned on CUDA) and device memory
   virtual void fill(void* dst, int byte, size_t bytes) = 0;
+  /// Units (SMs; virtual workers on the CPU) that this stream's work may use: its slice's, or all of the device's.
+  virtual int width() const = 0;
+  bool share_sm() const { return shape_.share_sm; }
+  /// True between the begin and the end of a graph capture that this stream takes part in: what is queued is recorded.
+  virtual bool capturing() const = 0;
 
  protected:
-  explicit Stream(DeviceId device) : device_(device) {}
+  explicit Stream(DeviceId device, StreamShape shape = {}) : device_(device), shape_(shape) {}
   DeviceId device_;
+  StreamShape shape_;
 };
 
 /// A point in a stream. May be recorded again; timing is always on.
@@ -100,6 +113,72 @@ class HostBuffer {
   size_t bytes_ = 0;
 };
 
+struct StepBlock;  // step.h
+
+/// Recorded stream work: a CUDA graph, on the CPU a list of closures. Launched any number of times, in stream order.
+class Graph {
+ public:
+  /// Records what `body` queues on `stream`, and on streams that wait for its events and are joined to it again;
+  /// nothing of it runs. When `body` throws, or does what cannot be recorded (allocating, synchronising), the capture
+  /// is undone and kGraphCapture says why. Streams belong to one capture at a time.
+  static std::shared_ptr<Graph> capture(const std::shared_ptr<Stream>& stream, const std::function<void()>& body);
+  /// The same in two calls, for callers that cannot pass a closure. After begin(), exactly one of end() and abort().
+  static void begin(const std::shared_ptr<Stream>& stream);
+  static std::shared_ptr<Graph> end(const std::shared_ptr<Stream>& stream);
+  static void abort(const std::shared_ptr<Stream>& stream) noexcept;
+  virtual ~Graph() = default;
+  /// Queues one run. Work that was recorded in a slice runs in that slice, whatever `stream` is. Runs of one graph
+  /// never overlap.
+  virtual void launch(const std::shared_ptr<Stream>& stream) = 0;
+  /// The same; the recorded begin_step (step.h), of which there must be one, writes `block`.
+  virtual void launch(const std::shared_ptr<Stream>& stream, const StepBlock& block) = 0;
+  virtual int nodes() const = 0;
+  virtual int64_t bytes()
+      const = 0;  ///< device memory of the executable graph, measured at its making; host bytes on the CPU
+  virtual double capture_ms() const = 0;  ///< capture, instantiation and upload
+  DeviceId device() const { return device_; }
+
+ protected:
+  explicit Graph(DeviceId device) : device_(device) {}
+  DeviceId device_;
+};
+
+enum class Enforcement : int32_t { kHardware = 0, kCooperative = 1, kAdvisory = 2, kNone = 3 };
+
+/// What a device can be cut into.
+struct PartitionInfo {
+  int units = 0;        ///< SMs; on the CPU virtual workers (8, or NEXUS_CPU_WORKERS)
+  int granularity = 1;  ///< slices are multiples of it, but for one, which has the remainder too
+  int minimum = 1;
+  Enforcement enforcement = Enforcement::kNone;  ///< what create() can give
+  std::string reason;                            ///< why, for people
+};
+PartitionInfo partition_info(DeviceId device);
+
+/// A layout, built: disjoint sets of units and streams that keep to them. CUDA: green contexts merged from one split by
+/// granularity (the remainder joins the one slice whose size is not a multiple). CPU: worker threads of its own for
+/// each slice, pinned to cores (kHardware) where the process may use as many cores as there are units, else
+/// kCooperative. Making one takes milliseconds. Its streams keep it alive.
+class Partition : public std::enable_shared_from_this<Partition> {
+ public:
+  struct Grant {
+    int units = 0;
+    Enforcement enforcement = Enforcement::kNone;
+    std::string reason;
+  };
+  /// units: by slice. kInvalidArgument: a size that is not possible (names slice, what came, what is possible);
+  /// kUnsupported: the device cannot be cut (with the reason).
+  static std::shared_ptr<Partition> create(DeviceId device, const std::vector<int>& units);
+  virtual ~Partition() = default;
+  virtual const std::vector<Grant>& grants() const = 0;
+  virtual std::shared_ptr<Stream> create_stream(int slice, int priority) = 0;
+  DeviceId device() const { return device_; }
+
+ protected:
+  explicit Partition(DeviceId device) : device_(device) {}
+  DeviceId device_;
+};
+
 /// Calls `done` on the one completion thread once everything now queued on `stream` has finished; `error` is empty, or
 /// what went wrong. The thread is shared by the process, polls CUDA events with a backoff (so that a failed context is
 /// reported rather than never called back), and never runs user code that may block.
@@ -122,6 +201,23 @@ void set_cpu_threads(int n);  ///< n >= 1; takes effect for the next loop
 /// Calls body(i) for i in [0, n) on the pool and the calling thread; returns when all are done. Rethrows the first
 /// exception.
 void parallel_for(int64_t n, const std::function<void(int64_t)>& body);
+/// The virtual worker that this thread is (0 … units-1 of a partition), or 0: what a CPU trace records.
+int current_worker();
+/// One of several loops that run at the same time, each on virtual workers of its own: first_worker … first_worker +
+/// workers - 1. In `body`, current_worker() is one of them.
+struct WorkerLoop {
+  int first_worker = 0;
+  int workers = 1;
+  int64_t n = 0;
+  std::function<void(int64_t)> body;
+};
+/// Runs the loops together and returns when all are done (cooperative lanes on a plain stream). Virtual workers are
+/// tasks of the pool that parallel_for would use here: how many run at once depends on its threads, which worker takes
+/// which index does not show in a result. Worker k of a loop takes index k first, then what is left. On a slice's
+/// stream numbers count from the slice's first worker, modulo its units. Inside another loop everything runs inline.
+void parallel_for_on(const std::vector<WorkerLoop>& loops);
+/// The same for one loop.
+void parallel_for_on(int first_worker, int workers, int64_t n, const std::function<void(int64_t)>& body);
 
 // ---- what the machine has ----------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ namespace nexus {
   void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args);                                          \
   void router_logits(Stream& stream, const RouterLogitsArgs& args);                                                   \
   void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args);                  \
-  std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows);                                \
+  std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows, bool share_sm);                 \
   void combine(Stream& stream, const CombineArgs& args);                                                              \
   void shared_gate(Stream& stream, const SharedGateArgs& args);                                                       \
   void gather_rows(Stream& s, DType dtype, const void* x, const int32_t* order, int64_t first, int64_t n,             \

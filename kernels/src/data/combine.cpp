@@ -19,7 +19,7 @@ void combine(Stream& stream, const CombineArgs& args) {
   if (args.shared_scale && !args.shared) throw_invalid("shared: expected memory with shared_scale, got null");
   if (args.tokens == 0) return;
   pointer("rows", args.rows);
-  pointer("out", args.out);
+  if (!args.step) pointer("out", args.out);
   stream.device().is_cpu() ? cpu::combine(stream, args) : cuda::combine(stream, args);
 }
 
@@ -29,7 +29,7 @@ void shared_gate(Stream& stream, const SharedGateArgs& args) {
   in_range("tokens", args.tokens, 0, INT32_MAX);
   at_least("hidden", args.hidden, 1);
   if (args.tokens == 0) return;
-  pointer("x", args.x);
+  if (!args.step) pointer("x", args.x);
   pointer("weight", args.weight);
   pointer("scale", args.scale);
   stream.device().is_cpu() ? cpu::shared_gate(stream, args) : cuda::shared_gate(stream, args);

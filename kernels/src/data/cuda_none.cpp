@@ -10,7 +10,7 @@ size_t route_workspace_bytes(const RouterDesc&, int64_t) { no_cuda("route_worksp
 void route(Stream&, const RouterDesc&, const RouteArgs&) { no_cuda("route"); }
 void router_logits(Stream&, const RouterLogitsArgs&) { no_cuda("router_logits"); }
 void grouped_linear(Stream&, const GroupedLinearDesc&, const GroupedLinearArgs&) { no_cuda("grouped_linear"); }
-std::string grouped_linear_variant(const GroupedLinearDesc&, int64_t) { no_cuda("grouped_linear_variant"); }
+std::string grouped_linear_variant(const GroupedLinearDesc&, int64_t, bool) { no_cuda("grouped_linear_variant"); }
 void combine(Stream&, const CombineArgs&) { no_cuda("combine"); }
 void shared_gate(Stream&, const SharedGateArgs&) { no_cuda("shared_gate"); }
 void gather_rows(Stream&, DType, const void*, const int32_t*, int64_t, int64_t, int32_t, int64_t, void*) {

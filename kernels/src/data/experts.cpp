@@ -64,11 +64,17 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
   using namespace validate;
   check(desc);
   in_range("max_rows", args.max_rows, 0, INT32_MAX);
+  in_range("choice_rows", args.choice_rows, 0, INT32_MAX);
   at_least("rows_per_input", args.rows_per_input, 1);
+  validate::lanes(args.lanes, desc.experts);
+  if (args.step_input && !args.step) throw_invalid("step: expected memory with step_input, got null");
   if ((args.gather || args.scatter) && !args.order && args.max_rows > 0)
     throw_invalid(std::string("order: expected memory with ") + (args.gather ? "gather" : "scatter") + ", got null");
   if (args.max_rows == 0) return;
-  pointer("input", args.input);
+  if (args.step_input)
+    pointer("offsets", args.offsets);  // where the true number of rows is
+  else
+    pointer("input", args.input);
   pointer("weight", args.weight);
   pointer("output", args.output);
   if (!args.offsets && desc.experts != 1)
@@ -77,10 +83,11 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
   stream.device().is_cpu() ? cpu::grouped_linear(stream, desc, args) : cuda::grouped_linear(stream, desc, args);
 }
 
-std::string grouped_linear_variant(DeviceId device, const GroupedLinearDesc& desc, int64_t max_rows) {
+std::string grouped_linear_variant(DeviceId device, const GroupedLinearDesc& desc, int64_t max_rows, bool share_sm) {
   check(desc);
   validate::at_least("max_rows", max_rows, 0);
-  return device.is_cpu() ? cpu::grouped_linear_variant(desc, max_rows) : cuda::grouped_linear_variant(desc, max_rows);
+  return device.is_cpu() ? cpu::grouped_linear_variant(desc, max_rows, share_sm)
+                         : cuda::grouped_linear_variant(desc, max_rows, share_sm);
 }
 
 GroupedLinearDesc mlp_layer(const MlpDesc& desc, int i) {
@@ -109,6 +116,9 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
   at_least("tokens", args.tokens, 0);
   at_least("top_k", args.top_k, 1);
   slots(args.tokens, args.top_k);
+  at_least("choice_tokens", args.choice_tokens, 0);
+  slots(args.choice_tokens, args.top_k, "choice_tokens");
+  validate::lanes(args.lanes, desc.experts);
   if (!args.order && (desc.experts != 1 || args.top_k != 1))
     throw_invalid("order: expected memory unless experts = 1 and top_k = 1, got null with experts = " +
                   std::to_string(desc.experts) + " and top_k = " + std::to_string(args.top_k));
@@ -116,13 +126,17 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
   for (int i = 0; i < layers; ++i)
     pointer(("weight[" + std::to_string(i) + "]").c_str(), weights.weight[static_cast<size_t>(i)]);
   if (args.tokens == 0) return;
-  pointer("x", args.x);
+  if (!args.step) pointer("x", args.x);
   if (args.order) pointer("offsets", args.offsets);
   pointer("rows", args.rows);
   pointer("workspace", args.workspace);
 
   // Intermediates lie in expert order: only the ends go through `order`.
   const int64_t rows = args.tokens * args.top_k;
+  // A dense MLP's true number of rows is in the block, as the offsets of its one expert. Only the address is taken
+  // here.
+  const int32_t* offsets = args.offsets;
+  if (!args.order && !offsets && args.step) offsets = args.step->dense;
   char* intermediate = static_cast<char*>(args.workspace);
   const void* input = args.x;
   for (int i = 0; i < layers; ++i) {
@@ -133,7 +147,7 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
     linear.weight = weights.weight[at];
     linear.bias = weights.bias[at];
     linear.output = last ? args.rows : intermediate + at * intermediate_bytes(desc, rows);
-    linear.offsets = args.offsets;
+    linear.offsets = offsets;
     linear.order = args.order;
     linear.rows_per_input = first ? args.top_k : 1;
     linear.gather = first && args.order;
@@ -141,6 +155,10 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
     linear.row_scale = first ? args.input_scale : nullptr;
     linear.settled = !first;
     linear.max_rows = rows;
+    linear.choice_rows = args.choice_tokens * args.top_k;
+    linear.step = args.step;
+    linear.step_input = first && args.step;
+    linear.lanes = args.lanes;
     grouped_linear(stream, mlp_layer(desc, i), linear);
     input = linear.output;
   }

@@ -49,7 +49,7 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   if (desc.weigh == Weigh::kSparsemixer && args.select_bias)
     throw_invalid("select_bias: expected null with sparsemixer weights, whose choice is by the logits");
   if (args.tokens > 0) {
-    pointer("logits", args.logits);
+    if (!args.step) pointer("logits", args.logits);
     pointer("expert_ids", args.expert_ids);
     pointer("weights", args.weights);
     pointer("order", args.order);
@@ -57,6 +57,11 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   }
   pointer("counts", args.counts);
   pointer("offsets", args.offsets);
+  if (args.ring.slots) {
+    pointer("ring.counter", args.ring.counter);
+    at_least("ring.capacity", args.ring.capacity, 1);
+    at_least("ring.stride", args.ring.stride, 2 + (desc.experts + 1) / 2);
+  }
   stream.device().is_cpu() ? cpu::route(stream, desc, args) : cuda::route(stream, desc, args);
 }
 
@@ -70,8 +75,9 @@ void router_logits(Stream& stream, const RouterLogitsArgs& args) {
   in_range("tokens", args.tokens, 0, INT32_MAX);
   at_least("hidden", args.hidden, 1);
   in_range("experts", args.experts, 1, kMaxExperts);
+  in_range("choice_tokens", args.choice_tokens, 0, INT32_MAX);
   if (args.tokens == 0) return;
-  pointer("x", args.x);
+  if (!args.step) pointer("x", args.x);
   pointer("weight", args.weight);
   pointer("logits", args.logits);
   stream.device().is_cpu() ? cpu::router_logits(stream, args) : cuda::router_logits(stream, args);

@@ -6,6 +6,7 @@
 
 #include "nexus/dtype.h"
 #include "nexus/error.h"
+#include "nexus/step.h"
 
 namespace nexus::validate {
 
@@ -38,9 +39,18 @@ inline void floating(const char* name, DType t) {
     throw_invalid(std::string(name) + ": expected f32, bf16 or f16, got " + name_of(t));
 }
 /// Slots are int32 on the device. Both factors have been checked to be >= 0.
-inline void slots(int64_t tokens, int64_t top_k) {
+inline void slots(int64_t tokens, int64_t top_k, const char* name = "tokens") {
   if (tokens > INT32_MAX / top_k)
-    throw_invalid("tokens * top_k: expected below 2^31, got " + std::to_string(tokens) + " * " + std::to_string(top_k));
+    throw_invalid(std::string(name) + " * top_k: expected below 2^31, got " + std::to_string(tokens) + " * " +
+                  std::to_string(top_k));
+}
+/// A view without a table is none, whatever its lane.
+inline void lanes(const LaneView& view, int64_t experts) {
+  if (!view.table) return;
+  in_range("lanes.lane", view.lane, -1, kMaxLanes - 1);
+  if (experts > kLaneExperts)
+    throw_invalid("lanes.table: expected at most " + std::to_string(kLaneExperts) + " experts, got " +
+                  std::to_string(experts));
 }
 
 }  // namespace nexus::validate

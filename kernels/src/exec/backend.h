@@ -8,7 +8,7 @@
 namespace nexus {
 
 #define NEXUS_EXECUTION_PLANE                                                                                  \
-  std::shared_ptr<Stream> create_stream(DeviceId device, int priority);                                        \
+  std::shared_ptr<Stream> create_stream(DeviceId device, int priority, StreamShape shape);                     \
   std::shared_ptr<Event> create_event(DeviceId device);                                                        \
   /* bytes > 0 */                                                                                              \
   std::shared_ptr<Buffer> allocate_buffer(const std::shared_ptr<Stream>& stream, size_t bytes);                \
@@ -18,6 +18,12 @@ namespace nexus {
   /* Fills free_bytes and total_bytes. */                                                                      \
   void memory_info(DeviceId device, MemoryStats& stats);                                                       \
   void on_complete(const std::shared_ptr<Stream>& stream, std::function<void(std::exception_ptr error)> done); \
+  void graph_begin(const std::shared_ptr<Stream>& stream);                                                     \
+  std::shared_ptr<Graph> graph_end(const std::shared_ptr<Stream>& stream);                                     \
+  void graph_abort(const std::shared_ptr<Stream>& stream) noexcept;                                            \
+  PartitionInfo partition_info(DeviceId device);                                                               \
+  /* No size is below 1. */                                                                                    \
+  std::shared_ptr<Partition> create_partition(DeviceId device, const std::vector<int>& units);                 \
   /* Throws kUnsupported, with the reason, where there is no such device. */                                   \
   void require_device(DeviceId device);
 

@@ -22,6 +22,11 @@ void pin_library() {
   (void)pinned;
 }
 
+namespace {
+thread_local bool background = false;
+}
+bool on_background_thread() { return background; }
+
 void start_background_thread(const char* name, std::function<void()> body) {
   pin_library();
   sigset_t all, before;
@@ -31,6 +36,7 @@ void start_background_thread(const char* name, std::function<void()> body) {
   pthread_sigmask(SIG_SETMASK, &all, &before);  // a new thread inherits the mask
   try {
     std::thread([name, body = std::move(body)] {
+      background = true;
       pthread_setname_np(pthread_self(), name);
       body();
     }).detach();

@@ -9,6 +9,9 @@ namespace nexus {
 /// loaded it ends, and code under a running thread must not go away. Throws kInternal when the system refuses a thread.
 void start_background_thread(const char* name, std::function<void()> body);
 
+/// Whether this is such a thread.
+bool on_background_thread();
+
 /// Makes this library impossible to unload. Idempotent; called by the above and before CUDA is first used.
 void pin_library();
 

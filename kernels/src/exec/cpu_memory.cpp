@@ -6,7 +6,7 @@
 #include <cstdlib>
 
 #include "exec/block_cache.h"
-#include "exec/cpu_stream.h"
+#include "exec/cpu_graph.h"
 #include "telemetry/host_machine.h"
 
 namespace nexus::cpu {
@@ -75,17 +75,25 @@ struct Block {
 class CpuBuffer final : public Buffer {
  public:
   CpuBuffer(std::shared_ptr<Stream> owner, std::shared_ptr<Block> block, size_t bytes)
-      : Buffer(owner->device(), block->memory, bytes), live_(owner->device(), bytes), block_(std::move(block)) {
+      : Buffer(owner->device(), block->memory, bytes),
+        live_(std::make_shared<LiveBytes>(owner->device(), bytes)),
+        block_(std::move(block)) {
     streams_.push_back(std::move(owner));
   }
   ~CpuBuffer() override {
+    // During a capture recorded work may use the memory: the graph takes it over.
     for (const auto& stream : streams_) {
+      const auto recording = static_cast<CpuStream&>(*stream).capture().recording;
+      if (!recording) continue;
       try {
-        static_cast<CpuStream&>(*stream).queue().push_marker([block = block_](std::exception_ptr) {});
+        recording->keep(
+            [live = live_, block = block_, streams = streams_]() mutable { release_behind(streams, block); });
       } catch (...) {
-        block_->lost = true;  // no memory for the marker: queued work may still use the block, so it is never recycled
+        block_->lost = true;
       }
+      return;
     }
+    release_behind(streams_, block_);
   }
   void record_use(const std::shared_ptr<Stream>& stream) override {
     if (!stream) throw_invalid("Buffer::record_use: stream is null");
@@ -96,7 +104,17 @@ class CpuBuffer final : public Buffer {
   }
 
  private:
-  LiveBytes live_;
+  static void release_behind(const std::vector<std::shared_ptr<Stream>>& streams, const std::shared_ptr<Block>& block) {
+    for (const auto& stream : streams) {
+      try {
+        static_cast<CpuStream&>(*stream).queue().push_marker([block](std::exception_ptr) {});
+      } catch (...) {
+        block->lost = true;  // no memory for the marker: queued work may still use the block, so it is never recycled
+      }
+    }
+  }
+
+  std::shared_ptr<LiveBytes> live_;
   std::shared_ptr<Block> block_;
   std::mutex mutex_;
   std::vector<std::shared_ptr<Stream>> streams_;  // the owner first
@@ -113,6 +131,8 @@ void require_host_memory(size_t bytes) {
 }
 
 std::shared_ptr<Buffer> allocate_buffer(const std::shared_ptr<Stream>& stream, size_t bytes) {
+  static_cast<CpuStream&>(*stream).refuse_in_capture(
+      "Buffer::allocate: the stream is being captured into a graph, which has no memory of its own; allocate before");
   void* memory = allocate_block(bytes);
   return std::make_shared<CpuBuffer>(stream, std::shared_ptr<Block>(new Block{memory, size_class(bytes), false}),
                                      bytes);

@@ -4,6 +4,8 @@
 #include <cstring>
 
 #include "exec/background_thread.h"
+#include "exec/cpu_graph.h"
+#include "exec/fault.h"
 #include "telemetry/host_machine.h"
 
 namespace nexus::cpu {
@@ -91,6 +93,7 @@ void Queue::push_locked(std::unique_lock<std::mutex>& lock, Task task) {
 
 void Queue::loop() {
   own_queue = this;
+  if (slice_) slice_->pool->adopt_this_thread();
   std::unique_lock lock(mutex_);
   for (;;) {
     if (tasks_.empty()) {
@@ -148,20 +151,76 @@ void Queue::close() {
 
 // ---- Stream ------------------------------------------------------------------------------------------------------
 
+CpuStream::Capture CpuStream::capture() const {
+  if (!capturing()) return {};
+  const std::lock_guard lock(capture_mutex_);
+  return capture_;
+}
+
+bool CpuStream::enter_capture(std::shared_ptr<Recording> recording, int lane) {
+  const std::lock_guard lock(capture_mutex_);
+  if (capture_.recording) return false;
+  capture_ = {std::move(recording), lane};
+  capturing_ = true;
+  return true;
+}
+
+void CpuStream::leave_capture() noexcept {
+  const std::lock_guard lock(capture_mutex_);
+  capturing_ = false;
+  capture_ = {};
+}
+
+void CpuStream::refuse_in_capture(const char* what) const {
+  if (const auto recording = capture().recording) recording->refuse(what);
+}
+
+void CpuStream::push(Queue::Work work) {
+  fault_point("stream.enqueue", *this);
+  if (const auto [recording, lane] = capture(); recording)
+    recording->add(lane, std::move(work));
+  else
+    queue_->push(std::move(work));
+}
+
 void CpuStream::enqueue(std::function<void()> fn) {
   if (!fn) throw_invalid("Stream::enqueue: fn must be callable");
-  queue_->push(std::move(fn));
+  push(std::move(fn));
 }
 
 void* CpuStream::cuda_stream() { throw_unsupported("a CPU stream has no cudaStream_t"); }
 
+void CpuStream::synchronize() {
+  refuse_in_capture("Stream::synchronize: the stream is being captured into a graph: its work has not run");
+  fault_point("stream.synchronize", *this);
+  queue_->synchronize();
+}
+
 void CpuStream::wait(const Event& event) {
   const auto* cpu_event = dynamic_cast<const CpuEvent*>(&event);
   if (cpu_event == nullptr) throw_invalid("Stream::wait: event belongs to a CUDA device, the stream to the CPU");
-  const auto mark = cpu_event->mark();
-  if (!mark || (mark->finished() && !mark->error())) return;  // never recorded: nothing to wait for, as on CUDA
+  const auto [mark, captured] = cpu_event->latest();
+  if (captured) {
+    const auto recording = captured->recording.lock();
+    if (!recording)
+      throw Error(ErrorCode::kGraphCapture,
+                  "Stream::wait: event was last recorded in a graph capture that has ended; record it again");
+    Capture own = capture();
+    if (!own.recording) {  // the stream joins the capture
+      (void)recording->take(std::static_pointer_cast<CpuStream>(shared_from_this()));
+      own = capture();
+    }
+    if (own.recording != recording)
+      recording->refuse("Stream::wait: the stream takes part in one capture, event was recorded in another");
+    recording->wait(own.lane, *captured);
+    return;
+  }
+  if (!mark) return;  // never recorded: nothing to wait for, as on CUDA
+  refuse_in_capture(
+      "Stream::wait: the stream is being captured into a graph, event was recorded outside of the capture");
+  if (mark->finished() && !mark->error()) return;
   // What comes after would read what the failed stream did not write: its error becomes ours.
-  queue_->push([mark] {
+  queue_->push([mark = mark] {
     if (const auto error = mark->wait()) std::rethrow_exception(error);
   });
 }
@@ -170,7 +229,7 @@ void CpuStream::copy(void* dst, const void* src, size_t bytes) {
   if (bytes == 0) return;
   if (dst == nullptr) throw_invalid("Stream::copy: dst is null for " + std::to_string(bytes) + " bytes");
   if (src == nullptr) throw_invalid("Stream::copy: src is null for " + std::to_string(bytes) + " bytes");
-  queue_->push([=] {
+  push([=] {
     in_blocks(bytes, [&](size_t at, size_t n) {
       std::memcpy(static_cast<char*>(dst) + at, static_cast<const char*>(src) + at, n);
     });
@@ -180,8 +239,16 @@ void CpuStream::copy(void* dst, const void* src, size_t bytes) {
 void CpuStream::fill(void* dst, int byte, size_t bytes) {
   if (bytes == 0) return;
   if (dst == nullptr) throw_invalid("Stream::fill: dst is null for " + std::to_string(bytes) + " bytes");
-  queue_->push(
-      [=] { in_blocks(bytes, [&](size_t at, size_t n) { std::memset(static_cast<char*>(dst) + at, byte, n); }); });
+  push([=] { in_blocks(bytes, [&](size_t at, size_t n) { std::memset(static_cast<char*>(dst) + at, byte, n); }); });
+}
+
+void enqueue_begin_step(Stream& stream, const StepBlock& block, StepBlock* current) {
+  auto* cpu_stream = dynamic_cast<CpuStream*>(&stream);
+  if (cpu_stream == nullptr) throw_invalid("begin_step: expected a stream of the CPU, got " + stream.device().name());
+  if (const auto [recording, lane] = cpu_stream->capture(); recording)
+    recording->add_step(lane, block, current);
+  else
+    cpu_stream->queue().push([block, current] { *current = block; });
 }
 
 // ---- Event -------------------------------------------------------------------------------------------------------
@@ -190,21 +257,36 @@ void CpuEvent::record(Stream& stream) {
   auto* cpu_stream = dynamic_cast<CpuStream*>(&stream);
   if (cpu_stream == nullptr)
     throw_invalid("Event::record: the event is of the CPU, the stream of " + stream.device().name());
+  if (const auto [recording, lane] = cpu_stream->capture(); recording) {
+    auto captured = recording->record(lane);
+    const std::lock_guard lock(mutex_);
+    latest_ = {nullptr, std::move(captured)};
+    return;
+  }
   auto mark = std::make_shared<Mark>();
   {
     std::lock_guard lock(mutex_);
-    mark_ = mark;
+    latest_ = {mark, nullptr};
   }
   cpu_stream->queue().push_marker([mark](std::exception_ptr error) { mark->finish(std::move(error)); });
 }
 
-std::shared_ptr<const Mark> CpuEvent::mark() const {
+CpuEvent::Latest CpuEvent::latest() const {
   std::lock_guard lock(mutex_);
-  return mark_;
+  return latest_;
+}
+
+std::shared_ptr<const Mark> CpuEvent::mark(const char* call) const {
+  auto [mark, captured] = latest();
+  if (captured)
+    throw Error(ErrorCode::kGraphCapture, std::string(call) +
+                                              ": the event was last recorded in a graph capture, where it only orders "
+                                              "the graph; record it again");
+  return mark;
 }
 
 bool CpuEvent::ready() const {
-  const auto mark = this->mark();
+  const auto mark = this->mark("Event::ready");
   if (!mark) return true;
   if (!mark->finished()) return false;
   if (const auto error = mark->error()) std::rethrow_exception(error);
@@ -212,7 +294,7 @@ bool CpuEvent::ready() const {
 }
 
 void CpuEvent::synchronize() const {
-  const auto mark = this->mark();
+  const auto mark = this->mark("Event::synchronize");
   if (!mark) return;
   if (const auto error = mark->wait()) std::rethrow_exception(error);
 }
@@ -220,7 +302,7 @@ void CpuEvent::synchronize() const {
 double CpuEvent::elapsed_ms(const Event& end) const {
   const auto* other = dynamic_cast<const CpuEvent*>(&end);
   if (other == nullptr) throw_invalid("Event::elapsed_ms: end is of another device than the start");
-  const auto a = mark(), b = other->mark();
+  const auto a = mark("Event::elapsed_ms"), b = other->mark("Event::elapsed_ms: end");
   if (!a || !a->finished())
     throw_invalid(std::string("Event::elapsed_ms: the start ") + (a ? "is not reached yet" : "was never recorded"));
   if (!b || !b->finished())
@@ -230,11 +312,20 @@ double CpuEvent::elapsed_ms(const Event& end) const {
 
 // ---- what stream.cpp dispatches to -------------------------------------------------------------------------------
 
-std::shared_ptr<Stream> create_stream(DeviceId device, int) { return std::make_shared<CpuStream>(device); }
+std::shared_ptr<Stream> create_stream(DeviceId device, int, StreamShape shape) {
+  return std::make_shared<CpuStream>(device, nullptr, nullptr, shape);
+}
 std::shared_ptr<Event> create_event(DeviceId) { return std::make_shared<CpuEvent>(); }
 
 void on_complete(const std::shared_ptr<Stream>& stream, std::function<void(std::exception_ptr error)> done) {
-  static_cast<CpuStream&>(*stream).queue().push_marker(
+  auto& cpu_stream = static_cast<CpuStream&>(*stream);
+  cpu_stream.refuse_in_capture("on_complete: the stream is being captured into a graph: its work has not run");
+  try {
+    fault_point("stream.complete", cpu_stream);
+  } catch (...) {
+    return deliver(std::move(done), std::current_exception());
+  }
+  cpu_stream.queue().push_marker(
       [done = std::move(done)](std::exception_ptr error) mutable { deliver(std::move(done), std::move(error)); });
 }
 

@@ -9,11 +9,18 @@
 
 namespace nexus::cuda {
 
+inline ErrorCode code_of(cudaError_t status) {
+  if (status == cudaErrorMemoryAllocation) return ErrorCode::kOutOfMemory;
+  // 900 … 908, and nothing else in between.
+  if (status >= cudaErrorStreamCaptureUnsupported && status <= cudaErrorStreamCaptureWrongThread)
+    return ErrorCode::kGraphCapture;
+  return ErrorCode::kDevice;
+}
+
 /// `what` names the call or the operation: "cudaMemcpyAsync", "route".
 [[noreturn]] inline void fail(cudaError_t status, const char* what) {
   (void)cudaGetLastError();
-  Error error(status == cudaErrorMemoryAllocation ? ErrorCode::kOutOfMemory : ErrorCode::kDevice,
-              std::string(what) + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
+  Error error(code_of(status), std::string(what) + ": " + cudaGetErrorName(status) + ": " + cudaGetErrorString(status));
   error.native = cudaGetErrorName(status);
   throw error;
 }

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "exec/backend.h"
+#include "exec/cuda_capture.h"
 #include "exec/cuda_device.h"
 #include "telemetry/host_machine.h"
 
@@ -76,71 +77,97 @@ Pool& pool(int device) {
   throw error;
 }
 
-class CudaBuffer final : public Buffer {
- public:
-  CudaBuffer(std::shared_ptr<Stream> owner, void* memory, size_t bytes, bool pooled)
-      : Buffer(owner->device(), memory, bytes),
-        live_(owner->device(), bytes),
-        owner_(std::move(owner)),
-        pooled_(pooled) {}
+/// What a buffer holds, and how it is given back.
+struct Holding {
+  Holding(std::shared_ptr<Stream> owner, void* memory, size_t bytes, bool pooled)
+      : live(owner->device(), bytes), owner(std::move(owner)), memory(memory), pooled(pooled) {}
+
+  LiveBytes live;
+  std::shared_ptr<Stream> owner;
+  void* memory;
+  bool pooled;
+  std::vector<std::shared_ptr<Stream>> users;  // other than the owner
 
   /// The owning stream waits for the others' use, then the memory is free for what is allocated behind that point.
-  ~CudaBuffer() override {
+  /// During a capture it is the graph's, whose nodes may use it.
+  static void release(const std::shared_ptr<Holding>& holding) noexcept {
     // A failure here is a broken context, which every later call reports; its memory is lost with it. Never freed too
     // early.
     try {
-      if (!pooled_) {
-        free_in_background();
-        return;
-      }
-      auto* const owner = static_cast<cudaStream_t>(owner_->cuda_stream());
-      for (const auto& user : users_) {
-        const PooledEvent used(user->device().index);
-        check(cudaEventRecord(used.get(), static_cast<cudaStream_t>(user->cuda_stream())), "cudaEventRecord");
-        owner_->cuda_stream();  // the user's device may be current now
-        check(cudaStreamWaitEvent(owner, used.get(), 0), "cudaStreamWaitEvent");
-      }
-      check(cudaFreeAsync(data_, owner), "cudaFreeAsync");
+      outside_captures([holding] { release_now(holding); });
     } catch (...) {
     }
   }
 
-  void record_use(const std::shared_ptr<Stream>& stream) override {
-    if (!stream) throw_invalid("Buffer::record_use: stream is null");
-    if (!stream->device().is_cuda())
-      throw_invalid("Buffer::record_use: a buffer of " + device_.name() + ", a stream of " + stream->device().name());
-    std::lock_guard lock(mutex_);
-    if (stream != owner_ && std::find(users_.begin(), users_.end(), stream) == users_.end()) users_.push_back(stream);
-  }
-
  private:
+  static void release_now(const std::shared_ptr<Holding>& holding) noexcept {
+    try {
+      auto capture = capture_of(*holding->owner);
+      for (size_t i = 0; capture == nullptr && i < holding->users.size(); ++i) capture = capture_of(*holding->users[i]);
+      if (capture)
+        capture->keep([holding] { release(holding); });
+      else if (holding->pooled)
+        holding->free_behind_users();
+      else
+        holding->free_in_background();
+    } catch (...) {
+    }
+  }
+  void free_behind_users() {
+    auto* const stream = static_cast<cudaStream_t>(owner->cuda_stream());
+    for (const auto& user : users) {
+      const PooledEvent used(user->device().index);
+      check(cudaEventRecord(used.get(), static_cast<cudaStream_t>(user->cuda_stream())), "cudaEventRecord");
+      owner->cuda_stream();  // the user's device may be current now
+      check(cudaStreamWaitEvent(stream, used.get(), 0), "cudaStreamWaitEvent");
+    }
+    check(cudaFreeAsync(memory, stream), "cudaFreeAsync");
+  }
   void free_in_background() {
     std::vector<std::shared_ptr<PooledEvent>> uses;
-    users_.push_back(owner_);
-    for (const auto& user : users_) {
+    users.push_back(owner);
+    for (const auto& user : users) {
       uses.push_back(std::make_shared<PooledEvent>(user->device().index));
       check(cudaEventRecord(uses.back()->get(), static_cast<cudaStream_t>(user->cuda_stream())), "cudaEventRecord");
     }
     run_in_background(
-        [uses = std::move(uses), memory = data_, device = device_.index] {
+        [uses = std::move(uses), memory = memory, device = owner->device().index] {
           for (const auto& use : uses) check(cudaEventSynchronize(use->get()), "cudaEventSynchronize");
           make_current(device);
           check(cudaFree(memory), "cudaFree");
         },
         [](std::exception_ptr) {});
   }
+};
 
-  LiveBytes live_;
-  std::shared_ptr<Stream> owner_;
-  bool pooled_;
+class CudaBuffer final : public Buffer {
+ public:
+  CudaBuffer(const std::shared_ptr<Stream>& owner, void* memory, size_t bytes, bool pooled)
+      : Buffer(owner->device(), memory, bytes), holding_(std::make_shared<Holding>(owner, memory, bytes, pooled)) {}
+  ~CudaBuffer() override { Holding::release(holding_); }
+
+  void record_use(const std::shared_ptr<Stream>& stream) override {
+    if (!stream) throw_invalid("Buffer::record_use: stream is null");
+    if (!stream->device().is_cuda())
+      throw_invalid("Buffer::record_use: a buffer of " + device_.name() + ", a stream of " + stream->device().name());
+    std::lock_guard lock(mutex_);
+    auto& users = holding_->users;
+    if (stream != holding_->owner && std::find(users.begin(), users.end(), stream) == users.end())
+      users.push_back(stream);
+  }
+
+ private:
   std::mutex mutex_;
-  std::vector<std::shared_ptr<Stream>> users_;  // other than the owner
+  std::shared_ptr<Holding> holding_;
 };
 
 }  // namespace
 
 std::shared_ptr<Buffer> allocate_buffer(const std::shared_ptr<Stream>& stream, size_t bytes) {
   const DeviceId device = stream->device();
+  refuse_in_capture(
+      *stream,
+      "Buffer::allocate: the stream is being captured into a graph, which has no memory of its own; allocate before");
   auto* const handle = static_cast<cudaStream_t>(stream->cuda_stream());
   const Pool& from = pool(device.index);
   if (bytes > from.device_bytes) out_of_memory(device, bytes);  // hopeless: keep the pool as it is

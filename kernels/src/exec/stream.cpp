@@ -3,6 +3,7 @@
 
 #include "exec/backend.h"
 #include "exec/block_cache.h"
+#include "exec/fault.h"
 
 namespace nexus {
 namespace {
@@ -11,9 +12,12 @@ void require_device(DeviceId device) { device.is_cpu() ? cpu::require_device(dev
 
 }  // namespace
 
-std::shared_ptr<Stream> Stream::create(DeviceId device, int priority) {
+std::shared_ptr<Stream> Stream::create(DeviceId device, int priority, StreamShape shape) {
+  if (shape.max_width < 0)
+    throw_invalid("Stream::create: max_width: expected at least 0, got " + std::to_string(shape.max_width));
   require_device(device);
-  return device.is_cpu() ? cpu::create_stream(device, priority) : cuda::create_stream(device, priority);
+  fault_point("stream.create", device);
+  return device.is_cpu() ? cpu::create_stream(device, priority, shape) : cuda::create_stream(device, priority, shape);
 }
 
 std::shared_ptr<Event> Event::create(DeviceId device) {
@@ -54,6 +58,7 @@ class EmptyBuffer final : public Buffer {
 std::shared_ptr<Buffer> Buffer::allocate(const std::shared_ptr<Stream>& stream, size_t bytes) {
   if (!stream) throw_invalid("Buffer::allocate: stream is null");
   const DeviceId device = stream->device();
+  fault_point("buffer.allocate", *stream);
   if (bytes == 0) return std::make_shared<EmptyBuffer>(device);
   return device.is_cpu() ? cpu::allocate_buffer(stream, bytes) : cuda::allocate_buffer(stream, bytes);
 }
@@ -114,6 +119,7 @@ class EmptyHostBuffer final : public HostBuffer {};
 
 std::shared_ptr<HostBuffer> HostBuffer::allocate(DeviceId for_device, size_t bytes) {
   require_device(for_device);
+  fault_point("host.allocate", for_device);
   if (bytes == 0) return std::make_shared<EmptyHostBuffer>();
   if (bytes > static_cast<size_t>(INT64_MAX / 2)) {
     Error error(ErrorCode::kOutOfMemory, "HostBuffer::allocate: " + std::to_string(bytes) + " bytes requested");

@@ -5,6 +5,7 @@
 
 #include "data/backend.h"
 #include "data/cpu/isa.h"
+#include "data/cpu/step.h"
 
 namespace nexus::cpu {
 namespace {
@@ -39,8 +40,13 @@ void for_pieces(int64_t rows, int64_t width, const F& body) {
   });
 }
 
-void run_combine(const CombineArgs& a) {
+void run_combine(const CombineArgs& given) {
   const Isa& table = isa();
+  CombineArgs a = given;
+  if (a.step) {
+    a.tokens = step_tokens(*a.step, a.tokens);
+    a.out = step_memory("out", a.step->out, a.tokens);
+  }
   const Rows rows(table, a.dtype);
   for_pieces(a.tokens, a.width, [&](int64_t t, int64_t c, int64_t n) {
     float sum[kPiece], value[kPiece];
@@ -64,8 +70,13 @@ void run_combine(const CombineArgs& a) {
   });
 }
 
-void run_shared_gate(const SharedGateArgs& a) {
+void run_shared_gate(const SharedGateArgs& given) {
   const Isa& table = isa();
+  SharedGateArgs a = given;
+  if (a.step) {
+    a.tokens = step_tokens(*a.step, a.tokens);
+    a.x = step_memory("x", a.step->x, a.tokens);
+  }
   const int type = static_cast<int>(a.dtype);
   // The gate is one row against all tokens: the dot kernel with the tokens in the place of the weights.
   std::vector<float> gate(static_cast<size_t>((a.hidden + kPad - 1) / kPad * kPad), 0.f);

@@ -1,4 +1,6 @@
 // cpu::grouped_linear: one closure on the stream, see gemm.cpp.
+#include <algorithm>
+
 #include "data/backend.h"
 #include "data/cpu/gemm.h"
 #include "data/cpu/isa.h"
@@ -23,10 +25,14 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
   p.scatter = args.scatter;
   p.row_scale = args.row_scale;
   p.max_rows = args.max_rows;
+  p.step = args.step;
+  p.step_input = args.step_input;
+  p.lanes = args.lanes;
+  p.workers = std::max(1, stream.width());
   stream.enqueue([p] { run_grouped_product(p); });
 }
 
-std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows) {
+std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows, bool) {
   const Isa& table = isa();
   const std::string prefix = std::string("cpu-") + table.name + "-" + name_of(desc.dtype) + "-";
   const std::string panel = "panel" + std::to_string(table.panel_columns);

@@ -1,9 +1,10 @@
 // Grouped product on the CPU: for each expert e and row r of it, y[r] = epilogue(scale · W[e] x[r] + bias[e]).
 //   flops 2·rows·n·k; bytes: every touched expert's weights once per block of rows, in their own dtype.
-// Work is cut into tasks (expert, block of rows, block of columns), found from the offsets when the closure runs. A
-// task writes its own part of the output and nothing else, and how a sum is ordered depends on k and on the kernel
-// alone, so neither the number of threads nor the size of the blocks changes a bit. The kernel follows from the
-// expert's row count and n:
+// Work is cut into tasks (expert, block of rows, block of columns), found from the offsets (and a step's
+// block, and the table of lanes, which leaves out tasks or says where they run) when the closure runs. A task writes
+// its own part of the output and nothing else, and how a sum is ordered depends on k and on the kernel alone, so
+// neither the number of threads nor the size of the blocks nor lanes change a bit. The kernel follows from the expert's
+// row count and n:
 //   dot    up to kDotMaxRows rows, or too few columns to fill a panel: streams the weights once, no packing.
 //   panel  otherwise: K in blocks of kDepth; weights packed to [depth][panel] f32 (second-level cache), rows gathered
 //   to
@@ -14,7 +15,9 @@
 #include <cstring>
 
 #include "data/cpu/isa.h"
+#include "data/cpu/lanes.h"
 #include "data/cpu/scratch.h"
+#include "data/cpu/step.h"
 
 namespace nexus::cpu {
 namespace {
@@ -136,7 +139,7 @@ std::vector<Task> plan(const GroupedProduct& p, int64_t panel_columns) {
     const int64_t columns = std::max(kColumnBlock >> shrink, panel_columns), rows = kRowBlock >> shrink;
     for (int e = 0; e < p.experts; ++e) {
       const int64_t count = offsets[e + 1] - offsets[e];
-      if (count == 0) continue;
+      if (count == 0 || !runs_expert(p.lanes, e)) continue;
       if (uses_dot_kernel(count, p.n))
         add_tasks(tasks, p, e, offsets[e], count, rows, kDotColumnBlock >> shrink, true);
       else
@@ -154,10 +157,15 @@ std::vector<Task> plan(const GroupedProduct& p, int64_t panel_columns) {
 
 bool uses_dot_kernel(int64_t rows, int64_t n) { return rows <= kDotMaxRows || 2 * n <= isa().panel_columns; }
 
-void run_grouped_product(const GroupedProduct& p) {
+void run_grouped_product(const GroupedProduct& given) {
   const Isa& table = isa();
+  GroupedProduct p = given;
+  if (p.step && !p.offsets) p.max_rows = step_tokens(*p.step, p.max_rows);
+  if (p.step_input) p.input = step_memory("x", p.step->x, p.step->tokens);
   const std::vector<Task> tasks = plan(p, table.panel_columns);
-  parallel_for(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+  std::vector<int32_t> experts(tasks.size());
+  for (size_t i = 0; i < tasks.size(); ++i) experts[i] = tasks[i].expert;
+  run_in_lanes(p.lanes, p.experts, experts, p.workers, [&](int64_t i) {
     const Task& task = tasks[static_cast<size_t>(i)];
     if (task.dot)
       run_dot(p, table, task);

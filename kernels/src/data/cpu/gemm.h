@@ -21,9 +21,14 @@ struct GroupedProduct {
   bool gather = false, scatter = false;
   const float* row_scale = nullptr;
   int64_t max_rows = 0;
+  const StepBlock* step = nullptr;  ///< without offsets the rows are its tokens, up to max_rows
+  bool step_input = false;          ///< input is its x
+  LaneView lanes{};
+  int workers = 1;  ///< virtual workers of the stream, which cooperative lanes divide
 };
 
-/// Runs now, on all threads. `offsets` is read here: call it inside the stream's closure.
+/// Runs now, on all threads. `offsets`, `step` and the table of `lanes` are read here: call it inside the stream's
+/// closure.
 void run_grouped_product(const GroupedProduct& p);
 
 /// True where rows of one expert go through the dot kernel, false for the packed-panel kernel.

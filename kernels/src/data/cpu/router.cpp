@@ -9,6 +9,8 @@
 #include "data/backend.h"
 #include "data/cpu/gemm.h"
 #include "data/cpu/isa.h"
+#include "data/cpu/step.h"
+#include "exec/step.h"
 
 namespace nexus::cpu {
 namespace {
@@ -123,8 +125,13 @@ void route_token(const Isa& isa, const RouterDesc& d, const float* logits, const
   for (int j = 0; j < d.top_k; ++j) w[j] *= d.scale;
 }
 
-void run_route(const RouterDesc& d, const RouteArgs& a) {
+void run_route(const RouterDesc& d, const RouteArgs& given) {
   const Isa& table = isa();
+  RouteArgs a = given;
+  if (a.step) {
+    a.tokens = step_tokens(*a.step, a.tokens);
+    if (!a.logits) a.logits = step_memory("logits", a.step->logits, a.tokens);
+  }
   const int64_t blocks = blocks_of(a.tokens);
   int32_t* histograms = static_cast<int32_t*>(a.workspace);  // [blocks][experts]; later each block's next free row
   parallel_for(blocks, [&](int64_t b) {
@@ -148,6 +155,7 @@ void run_route(const RouterDesc& d, const RouteArgs& a) {
     a.counts[e] = row - a.offsets[e];
   }
   a.offsets[d.experts] = row;
+  if (a.ring.slots) write_counts(a.ring, d.experts, static_cast<int32_t>(a.tokens), a.counts);
   parallel_for(blocks, [&](int64_t b) {
     int32_t* next = histograms + b * d.experts;
     const int64_t end = std::min(a.tokens, (b + 1) * kTokenBlock) * d.top_k;
@@ -175,6 +183,8 @@ void router_logits(Stream& stream, const RouterLogitsArgs& args) {
   p.bias = args.bias;
   p.output = args.logits;
   p.max_rows = args.tokens;
+  p.step = args.step;
+  p.step_input = args.step != nullptr;
   stream.enqueue([p] { run_grouped_product(p); });
 }
 

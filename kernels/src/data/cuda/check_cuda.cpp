@@ -1,48 +1,62 @@
 // See check.h.
-#include <map>
-#include <mutex>
+#include <algorithm>
+#include <memory>
 #include <string>
-#include <utility>
 
 #include "data/cuda/check.h"
+#include "data/cuda/hopper.h"
+#include "exec/cuda_device.h"
 
 namespace nexus::cuda {
+namespace {
 
-void allow_shared_memory(const void* kernel, int device, size_t bytes) {
-  constexpr size_t kDefaultLimit = 48 * 1024;
-  if (bytes <= kDefaultLimit) return;
-  static std::mutex mutex;
-  static std::map<std::pair<const void*, int>, size_t> allowed;
-  const std::lock_guard<std::mutex> lock(mutex);
-  size_t& limit = allowed[{kernel, device}];
-  if (limit >= bytes) return;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-        "cudaFuncSetAttribute(MaxDynamicSharedMemorySize)");
-  limit = bytes;
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
 }
 
-size_t shared_memory_limit(int device) {
-  static std::mutex mutex;
-  static std::map<int, size_t> limits;
-  const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = limits.find(device);
-  if (found != limits.end()) return found->second;
-  int bytes = 0;
-  check(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
-        "cudaDeviceGetAttribute(MaxSharedMemoryPerBlockOptin)");
-  return limits[device] = static_cast<size_t>(bytes);
+DeviceFacts ask(int device) {
+  DeviceFacts facts;
+  facts.shared_memory_limit = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor, device);
+  facts.dependent_launch = major >= 9;
+  if (major == 9 && attribute(cudaDevAttrComputeCapabilityMinor, device) == 0) {
+    int before = 0;  // which code is loaded is a question about the current device
+    check(cudaGetDevice(&before), "cudaGetDevice");
+    make_current(device);
+    facts.wgmma = wgmma_loaded();
+    make_current(before);
+  }
+  return facts;
 }
 
-bool has_dependent_launch(int device) {
-  static std::mutex mutex;
-  static std::map<int, bool> known;
-  const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = known.find(device);
-  if (found != known.end()) return found->second;
-  int major = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device),
-        "cudaDeviceGetAttribute(ComputeCapabilityMajor)");
-  return known[device] = major >= 9;
+}  // namespace
+
+const DeviceFacts& device_facts(int device) {
+  static PerDevice<const DeviceFacts*> known;
+  return *known.get(device, [device] {
+    // Kept for the process: of racing threads, each one's copy of the same facts may be in use.
+    return static_cast<const DeviceFacts*>(new DeviceFacts(ask(device)));
+  });
+}
+
+int KernelFacts::blocks_per_multiprocessor(const void* kernel, int device, int threads, size_t shared_bytes,
+                                           bool share_sm) {
+  return blocks_.get(device, [&] {
+    constexpr size_t kDefaultLimit = 48 * 1024;
+    if (shared_bytes > kDefaultLimit)
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
+            "cudaFuncSetAttribute(MaxDynamicSharedMemorySize)");
+    if (share_sm)
+      check(
+          cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+          "cudaFuncSetAttribute(PreferredSharedMemoryCarveout)");
+    int blocks = 0;
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes),
+          "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+    return std::max(1, blocks);
+  });
 }
 
 unsigned grid_for(int64_t n, int threads) {

@@ -6,24 +6,46 @@
 // the sum is fixed.
 //
 // shared_gate: scale[t] = σ(x[t] · w); a warp per token, each lane every 32nd chunk, one butterfly.
+//
+// With a step both take the grid of the bound and read tokens and output (x) on the device. Neither address changes a
+// bit: what is not aligned is moved one element at a time, in the same order.
 #include "data/backend.h"
 #include "data/cuda/activation.cuh"
 #include "data/cuda/check.h"
 #include "data/cuda/convert.cuh"
 #include "data/cuda/launch.h"
+#include "data/cuda/step.cuh"
 
 namespace nexus::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 
+/// out[at …]: as one word where the output, whose place a step tells only now, is aligned to it.
+template <int VEC, class T>
+__device__ __forceinline__ void store_out(T* out, int64_t at, const Pack<T, VEC>& pack) {
+  if constexpr (VEC > 1) {
+    if ((reinterpret_cast<uintptr_t>(out) & 15) != 0) {
+#pragma unroll
+      for (int c = 0; c < VEC; ++c) out[at + c] = pack.v[c];
+      return;
+    }
+  }
+  store_pack<VEC>(out + at, pack);
+}
+template <class T>
+__device__ __forceinline__ T* out_of(const CombineArgs& a) {
+  return static_cast<T*>(a.step ? a.step->out : a.out);
+}
+
 template <class T, int VEC>
 __global__ void __launch_bounds__(kThreads) weighted_sum_kernel(const CombineArgs a) {
   wait_for_previous();
   release_next();
+  const int64_t tokens = step_tokens(a.step, a.tokens);
   const int64_t columns = a.width / VEC;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= a.tokens * columns) return;
+  if (i >= tokens * columns) return;
   const int64_t token = divide(i, columns), column = (i - token * columns) * VEC;
   const T* row = static_cast<const T*>(a.rows) + token * a.top_k * a.width + column;
   const float* weights = a.weights ? a.weights + token * a.top_k : nullptr;
@@ -44,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) weighted_sum_kernel(const CombineArg
   Pack<T, VEC> out;
 #pragma unroll
   for (int c = 0; c < VEC; ++c) out.v[c] = from_float<T>(acc[c]);
-  store_pack<VEC>(static_cast<T*>(a.out) + token * a.width + column, out);
+  store_out<VEC>(out_of<T>(a), token * a.width + column, out);
 }
 
 /// Slot s's row goes to the same place of the output: [tokens, k·width] is [tokens·k, width].
@@ -52,12 +74,12 @@ template <class T, int VEC>
 __global__ void __launch_bounds__(kThreads) concat_kernel(const CombineArgs a) {
   const int64_t columns = a.width / VEC;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= a.tokens * a.top_k * columns) return;
+  if (i >= step_tokens(a.step, a.tokens) * a.top_k * columns) return;
   const float w = a.weights ? __ldg(a.weights + divide(i, columns)) : 1.f;
   Pack<T, VEC> v = load_pack<VEC>(static_cast<const T*>(a.rows) + i * VEC);
 #pragma unroll
   for (int c = 0; c < VEC; ++c) v.v[c] = from_float<T>(w * to_float(v.v[c]));
-  store_pack<VEC>(static_cast<T*>(a.out) + i * VEC, v);
+  store_out<VEC>(out_of<T>(a), i * VEC, v);
 }
 
 template <class T, int VEC>
@@ -74,23 +96,34 @@ void launch_combine(const CombineArgs& args, int device, cudaStream_t stream) {
 
 constexpr int kGateWarps = 4;
 
+/// The order of the sum follows from VEC alone, which follows from hidden: where addresses are not aligned (a step
+/// tells x only now), packs are read one element at a time.
 template <class T, int VEC>
-__global__ void __launch_bounds__(kGateWarps * 32)
-    shared_gate_kernel(const T* __restrict__ x, const T* __restrict__ weight, int64_t tokens, int64_t hidden,
-                       float* __restrict__ scale) {
+__global__ void __launch_bounds__(kGateWarps * 32) shared_gate_kernel(const SharedGateArgs a) {
   const int64_t token = static_cast<int64_t>(blockIdx.x) * kGateWarps + (threadIdx.x >> 5);
-  if (token >= tokens) return;
+  if (token >= step_tokens(a.step, a.tokens)) return;
   const int lane = threadIdx.x & 31;
-  const T* row = x + token * hidden;
+  const T* const x = static_cast<const T*>(a.step ? a.step->x : a.x);
+  const T* const row = x + token * a.hidden;
+  const T* const weight = static_cast<const T*>(a.weight);
   float acc = 0.f;
-#pragma unroll 4
-  for (int64_t h = lane * VEC; h < hidden; h += 32 * VEC) {
-    const Pack<T, VEC> a = load_pack<VEC>(row + h), b = load_pack<VEC>(weight + h);
+  const auto add = [&](const Pack<T, VEC>& p, const Pack<T, VEC>& q) {
 #pragma unroll
-    for (int c = 0; c < VEC; ++c) acc = fmaf(to_float(a.v[c]), to_float(b.v[c]), acc);
+    for (int c = 0; c < VEC; ++c) acc = fmaf(to_float(p.v[c]), to_float(q.v[c]), acc);
+  };
+  if (((reinterpret_cast<uintptr_t>(x) | reinterpret_cast<uintptr_t>(weight)) & (sizeof(Pack<T, VEC>) - 1)) == 0) {
+#pragma unroll 4
+    for (int64_t h = lane * VEC; h < a.hidden; h += 32 * VEC) add(load_pack<VEC>(row + h), load_pack<VEC>(weight + h));
+  } else if constexpr (VEC > 1) {
+    for (int64_t h = lane * VEC; h < a.hidden; h += 32 * VEC) {
+      Pack<T, VEC> p, q;
+#pragma unroll
+      for (int c = 0; c < VEC; ++c) p.v[c] = row[h + c], q.v[c] = weight[h + c];
+      add(p, q);
+    }
   }
   acc = warp_sum(acc);
-  if (lane == 0) scale[token] = sigmoid(acc);
+  if (lane == 0) a.scale[token] = sigmoid(acc);
 }
 
 }  // namespace
@@ -101,7 +134,7 @@ void combine(Stream& stream, const CombineArgs& args) {
   with_type(args.dtype, [&](auto zero) {
     using T = decltype(zero);
     constexpr int kVec = 16 / sizeof(T);
-    const bool whole = args.width % kVec == 0 && aligned16(args.rows) && aligned16(args.shared) && aligned16(args.out);
+    const bool whole = args.width % kVec == 0 && aligned16(args.rows) && aligned16(args.shared);
     const int device = stream.device().index;
     whole ? launch_combine<T, kVec>(args, device, s) : launch_combine<T, 1>(args, device, s);
   });
@@ -113,13 +146,11 @@ void shared_gate(Stream& stream, const SharedGateArgs& args) {
   with_type(args.dtype, [&](auto zero) {
     using T = decltype(zero);
     constexpr int kVec = 16 / sizeof(T);
-    const auto* x = static_cast<const T*>(args.x);
-    const auto* weight = static_cast<const T*>(args.weight);
     const unsigned blocks = grid_for(args.tokens, kGateWarps);
-    if (args.hidden % kVec == 0 && aligned16(x) && aligned16(weight))
-      shared_gate_kernel<T, kVec><<<blocks, kGateWarps * 32, 0, s>>>(x, weight, args.tokens, args.hidden, args.scale);
+    if (args.hidden % kVec == 0)
+      shared_gate_kernel<T, kVec><<<blocks, kGateWarps * 32, 0, s>>>(args);
     else
-      shared_gate_kernel<T, 1><<<blocks, kGateWarps * 32, 0, s>>>(x, weight, args.tokens, args.hidden, args.scale);
+      shared_gate_kernel<T, 1><<<blocks, kGateWarps * 32, 0, s>>>(args);
     check_launch("shared_gate");
   });
 }

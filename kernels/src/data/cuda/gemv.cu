@@ -12,6 +12,9 @@
 //
 // `settled` says that the offsets are older than the kernel before this one (a layer after the first): then the first
 // weights are fetched while that kernel still runs.
+#include <algorithm>
+#include <type_traits>
+
 #include "data/cuda/gemv.h"
 #include "data/cuda/grouped_tile.cuh"
 #include "data/cuda/launch.h"
@@ -19,7 +22,7 @@
 namespace nexus::cuda {
 namespace {
 
-constexpr int kColumns = 8, kThreads = 64;
+constexpr int kColumns = 8, kThreads = 64, kWarps = kThreads / 32;
 
 /// Weights are read once: they need not stay in L1.
 template <class T, int N>
@@ -49,47 +52,51 @@ __device__ __forceinline__ int expert_of(const GroupedParams& p, int row) {
   return -1;
 }
 
+/// The first chunks of the eight weight rows of one expert, and what reads on from there.
 template <class T>
-__global__ void __launch_bounds__(kThreads) grouped_gemv_kernel(const GroupedParams p) {
-  constexpr int kVec = 16 / sizeof(T);
-  const int lane = threadIdx.x & 31;
-  const int tile = blockIdx.x * (kThreads / 32) + (threadIdx.x >> 5);
-  const int row = tile / p.n_tiles, column = tile % p.n_tiles * kColumns;
-  const int k = static_cast<int>(p.k), n = static_cast<int>(p.n);
-  if (!p.settled) wait_for_previous();
-  const int expert = row < p.max_rows ? expert_of(p, row) : -1;
+struct Weights {
+  static constexpr int VEC = 16 / sizeof(T);
+  const T* row[kColumns];
+  Pack<T, VEC> ahead[kColumns];
+  bool first;  // this lane has a chunk ahead
 
-  const T* weight[kColumns];
-  Pack<T, kVec> ahead[kColumns];
-  const bool first = expert >= 0 && lane * kVec < k;
+  __device__ __forceinline__ Weights(const GroupedParams& p, int expert, int column) {
+    const int k = static_cast<int>(p.k), n = static_cast<int>(p.n), lane = threadIdx.x & 31;
+    first = expert >= 0 && lane * VEC < k;
 #pragma unroll
-  for (int i = 0; i < kColumns; ++i) {
-    const int at = min(column + i, n - 1);  // past the end: read the last row again, the result is not stored
-    weight[i] = static_cast<const T*>(p.weight) + (static_cast<int64_t>(max(expert, 0)) * n + at) * k + lane * kVec;
-    if (first) ahead[i] = load_stream<T, kVec>(weight[i]);
+    for (int i = 0; i < kColumns; ++i) {
+      const int at = min(column + i, n - 1);  // past the end: read the last row again, the result is not stored
+      row[i] = static_cast<const T*>(p.weight) + (static_cast<int64_t>(max(expert, 0)) * n + at) * k + lane * VEC;
+      if (first) ahead[i] = load_stream<T, VEC>(row[i]);
+    }
   }
-  if (p.settled) wait_for_previous();
-  release_next();
-  if (expert < 0) return;
+};
 
+/// Columns `column` to `column` + 7 of sorted row `row`, by one warp.
+template <class T>
+__device__ __forceinline__ void gemv_tile(const GroupedParams& p, const Weights<T>& weights, const void* input_rows,
+                                          int expert, int row, int column) {
+  constexpr int kVec = Weights<T>::VEC;
+  const int lane = threadIdx.x & 31;
+  const int k = static_cast<int>(p.k), n = static_cast<int>(p.n);
   const int slot = slot_at(p, row);
   if (slot < 0) return;
   const int input = p.gather ? slot / p.rows_per_input : row;
-  const T* x = static_cast<const T*>(p.input) + static_cast<int64_t>(input) * k + lane * kVec;
+  const T* x = static_cast<const T*>(input_rows) + static_cast<int64_t>(input) * k + lane * kVec;
   float acc[kColumns] = {};
-  if (first) {
+  if (weights.first) {
     const Pack<T, kVec> v = load_pack<kVec>(x);
 #pragma unroll
     for (int i = 0; i < kColumns; ++i)
 #pragma unroll
-      for (int c = 0; c < kVec; ++c) acc[i] = fmaf(to_float(ahead[i].v[c]), to_float(v.v[c]), acc[i]);
+      for (int c = 0; c < kVec; ++c) acc[i] = fmaf(to_float(weights.ahead[i].v[c]), to_float(v.v[c]), acc[i]);
   }
 #pragma unroll 2
   for (int at = 32 * kVec; at + lane * kVec < k; at += 32 * kVec) {
     const Pack<T, kVec> v = load_pack<kVec>(x + at);
     Pack<T, kVec> w[kColumns];
 #pragma unroll
-    for (int i = 0; i < kColumns; ++i) w[i] = load_stream<T, kVec>(weight[i] + at);
+    for (int i = 0; i < kColumns; ++i) w[i] = load_stream<T, kVec>(weights.row[i] + at);
 #pragma unroll
     for (int i = 0; i < kColumns; ++i)
 #pragma unroll
@@ -118,15 +125,66 @@ __global__ void __launch_bounds__(kThreads) grouped_gemv_kernel(const GroupedPar
   }
 }
 
+/// Blocks per SM: for bf16 the compiler, left to itself, aims for more and spills.
+template <class T>
+constexpr int kMinBlocks = std::is_same_v<T, __nv_bfloat16> ? 8 : 0;
+
+template <class T>
+__global__ void __launch_bounds__(kThreads, kMinBlocks<T>) grouped_gemv_kernel(const GroupedParams p) {
+  const int tile = blockIdx.x * kWarps + (threadIdx.x >> 5);
+  const int row = tile / p.n_tiles, column = tile % p.n_tiles * kColumns;
+  if (!p.settled) wait_for_previous();
+  const int expert = row < p.max_rows ? expert_of(p, row) : -1;
+  const Weights<T> weights(p, expert, column);
+  if (p.settled) wait_for_previous();
+  release_next();
+  if (expert >= 0) gemv_tile<T>(p, weights, input_of(p), expert, row, column);
+}
+
+/// The same tiles as find_place() numbers them, one row each: those of a lane's experts, by the warps of its blocks.
+template <class T>
+__global__ void __launch_bounds__(kThreads) grouped_gemv_lanes_kernel(const GroupedParams p) {
+  if (!p.settled) wait_for_previous();
+  const Walk walk = lanes_walk(p, blockIdx.x, gridDim.x);
+  int index = walk.first * kWarps + (threadIdx.x >> 5);
+  const void* input_rows = nullptr;
+  bool started = false;
+#pragma unroll 1
+  for (;; index += walk.stride * kWarps) {
+    TilePlace place;
+    const bool found = find_place<1, true>(p, index, place, walk.lane);
+    const Weights<T> weights(p, found ? place.expert : -1, found ? place.column_tile * kColumns : 0);
+    if (!started) {
+      if (p.settled) wait_for_previous();
+      release_next();
+      input_rows = input_of(p);
+      started = true;
+    }
+    if (!found) return;
+    if ((threadIdx.x & 31) == 0) trace_tile(p, place.expert);
+    gemv_tile<T>(p, weights, input_rows, place.expert, place.begin + place.row_tile, place.column_tile * kColumns);
+    if (!cooperative(p)) return;  // a warp for each tile
+  }
+}
+
 }  // namespace
 
-void launch_gemv(DType dtype, GroupedParams params, int device, cudaStream_t stream) {
+void launch_gemv(DType dtype, GroupedParams params, const Target& target) {
   params.n_tiles = static_cast<int>((params.n + kColumns - 1) / kColumns);
-  constexpr int kWarps = kThreads / 32;
-  const unsigned blocks = grid_for(params.n_tiles * params.max_rows, kWarps);
+  unsigned blocks = grid_for(params.n_tiles * params.max_rows, kWarps);
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    launch("grouped_gemv", &grouped_gemv_kernel<T>, blocks, kThreads, 0, device, stream, params);
+    auto* kernel = &grouped_gemv_kernel<T>;
+    if (with_lanes(params)) {
+      kernel = &grouped_gemv_lanes_kernel<T>;
+      if (cooperative(params)) {
+        static KernelFacts facts;
+        const int at_once =
+            facts.blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device, kThreads, 0);
+        blocks = std::min(blocks, static_cast<unsigned>(std::max(1, target.width) * at_once));
+      }
+    }
+    launch("grouped_gemv", kernel, blocks, kThreads, 0, target.device, target.stream, params);
   });
 }
 

@@ -13,6 +13,6 @@ constexpr bool gemv_fits(DType dtype, int64_t k, int64_t n, int experts, int64_t
          static_cast<double>(k) * static_cast<double>(n) * static_cast<double>(max_rows) * size_of(dtype) <= kMostBytes;
 }
 
-void launch_gemv(DType dtype, GroupedParams params, int device, cudaStream_t stream);
+void launch_gemv(DType dtype, GroupedParams params, const Target& target);
 
 }  // namespace nexus::cuda

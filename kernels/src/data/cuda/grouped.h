@@ -20,6 +20,8 @@ struct GroupedParams {
   const int32_t* offsets;  // [experts + 1]; null: one dense expert with max_rows rows
   const int32_t* order;    // null: rows are their own slots
   const float* row_scale;  // by slot, or null
+  const StepBlock* step;   // or null: input is its x, read on the device
+  LaneView lanes;          // which experts, by which blocks (lanes.cuh)
   int64_t k, n;
   int64_t max_rows;
   int experts;
@@ -28,9 +30,10 @@ struct GroupedParams {
   int epilogue;
   float limit, alpha;
   bool gather, scatter;
+  bool copy_rows;     // wgmma: rows of the input one by one, since it is gathered or the host does not know where it is
   bool gated;         // n columns in, n/2 out
   bool output_f32;    // the router's logits: float32 whatever the input is
-  bool settled;       // offsets and order are older than the stream's previous kernel
+  bool settled;       // offsets, order and lane table are older than the stream's previous kernel
   bool vector_store;  // 8 input columns' results may be stored as one aligned word
 };
 
@@ -42,6 +45,7 @@ struct Variant {
   Kernel kernel;
   int bm, bn, bk, stages, warps;
   size_t shared_bytes;
+  bool share_sm = false;  // made to run beside a neighbour's blocks
 };
 
 /// Picks by dtype, shape, alignment and rows per expert only (and by what a block of this architecture may hold, never
@@ -50,17 +54,40 @@ struct Variant {
 const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t max_rows, bool aligned,
                       size_t shared_limit, bool hopper = false);
 
+/// What runs instead of a chosen variant on a stream that shares its SMs (Stream::share_sm()): a tile of fewer rows or
+/// stages, whose block leaves shared memory and registers for blocks of a neighbour's. The sums are the same.
+const Variant& share_sm(const Variant& chosen);
+
 /// Upper bound of the number of BM-row tiles over all experts, for any way the rows may fall.
 constexpr int64_t max_row_tiles(int64_t max_rows, int experts, int bm) {
   const int64_t nonempty = max_rows < experts ? max_rows : experts;
   return (max_rows + (bm - 1) * nonempty) / bm;
 }
 
-void launch_mma_bf16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream);
-void launch_mma_f16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream);
-void launch_simt_f32(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream);
+/// Where a launch goes. `width`: SMs that it may use (Stream::width()), for grids of as many blocks as fit at once.
+/// `share_sm`: it has neighbours on them.
+struct Target {
+  int device;
+  int width;
+  bool share_sm;
+  cudaStream_t stream;
+};
+inline Target target(Stream& stream) {
+  const auto handle = static_cast<cudaStream_t>(stream.cuda_stream());
+  return {stream.device().index, stream.width(), stream.share_sm(), handle};
+}
+
+/// Whether a launch takes part in lanes: its kernels are instances of their own, so that the plain ones stay as they
+/// are.
+constexpr bool with_lanes(const GroupedParams& params) { return params.lanes.table || params.lanes.trace; }
+/// Whether its blocks are divided among the lanes: then there are as many as fit at once, and each takes several tiles.
+constexpr bool cooperative(const GroupedParams& params) { return params.lanes.table && params.lanes.lane < 0; }
+
+void launch_mma_bf16(const Variant& variant, const GroupedParams& params, const Target& target);
+void launch_mma_f16(const Variant& variant, const GroupedParams& params, const Target& target);
+void launch_simt_f32(const Variant& variant, const GroupedParams& params, const Target& target);
 /// input bf16 or f16, weight and output float32, 64×64 tile: a float32 router on half-precision tokens.
-void launch_simt_router(DType input, const GroupedParams& params, int device, cudaStream_t stream);
+void launch_simt_router(DType input, const GroupedParams& params, const Target& target);
 /// Fills n_tiles and checks the grid; returns the number of blocks.
 unsigned plan_grid(const Variant& variant, GroupedParams& params);
 

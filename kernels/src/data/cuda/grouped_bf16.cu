@@ -3,8 +3,8 @@
 
 namespace nexus::cuda {
 
-void launch_mma_bf16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream) {
-  launch_mma<__nv_bfloat16>(variant, params, device, stream);
+void launch_mma_bf16(const Variant& variant, const GroupedParams& params, const Target& target) {
+  launch_mma<__nv_bfloat16>(variant, params, target);
 }
 
 }  // namespace nexus::cuda

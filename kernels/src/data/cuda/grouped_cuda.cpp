@@ -26,6 +26,8 @@ constexpr size_t simt_shared(int bm, int bn, int bk) {
 // Decode: 16 rows, narrow so that a handful of experts still cover the chip, 40 KiB of weights in flight per block,
 // three blocks per SM.
 constexpr Variant kMma16{"mma_16x32x128_s6", Kernel::kMma, 16, 32, 128, 6, 4, mma_shared(16, 32, 128, 6)};
+// Beside a neighbour's block: half the shared memory, and at most 72 registers a thread with lanes, too.
+constexpr Variant kMma16Share{"mma_16x32x128_s3", Kernel::kMma, 16, 32, 128, 3, 4, mma_shared(16, 32, 128, 3), true};
 constexpr Variant kMma64{"mma_64x128x64_s4", Kernel::kMma, 64, 128, 64, 4, 4, mma_shared(64, 128, 64, 4)};
 // Prefill: 64×64 per warp, where ldmatrix traffic and mma.sync balance; 128×256 because L2 feeds no smaller tile at
 // full rate.
@@ -67,6 +69,13 @@ const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t ma
   return kMma64;
 }
 
+const Variant& share_sm(const Variant& chosen) {
+  if (&chosen == &kMma16) return kMma16Share;
+  if (&chosen == &kWgmma) return kWgmmaShare;
+  if (&chosen == &kWgmmaPair) return kWgmmaSharePair;
+  return chosen;
+}
+
 unsigned plan_grid(const Variant& variant, GroupedParams& params) {
   if (params.k > 0x7fffff00 || params.n > 0x7fffff00)
     throw_unsupported("k, n: got " + std::to_string(params.k) + ", " + std::to_string(params.n) +
@@ -80,42 +89,47 @@ unsigned plan_grid(const Variant& variant, GroupedParams& params) {
 
 void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args) {
   if (args.max_rows == 0) return;
-  const cudaStream_t s = handle(stream);
-  const int device = stream.device().index;
+  const Target to = target(stream);
+  const DeviceFacts& device = device_facts(to.device);
   const bool gated = is_gated(desc.epilogue);
-  const bool aligned = rows_aligned(desc.dtype, desc.k) && aligned16(args.input) && aligned16(args.weight);
-  const Variant& variant = choose(desc.dtype, desc.k, desc.n, desc.experts, args.max_rows, aligned,
-                                  shared_memory_limit(device), hopper_path(device));
+  // The x of a step is known on the device only; whoever writes the block answers for its alignment (step.h).
+  const StepBlock* const step = args.step_input ? args.step : nullptr;
+  const bool aligned = rows_aligned(desc.dtype, desc.k) && (step || aligned16(args.input)) && aligned16(args.weight);
+  const Variant& chosen =
+      choose(desc.dtype, desc.k, desc.n, desc.experts, args.choice_rows > 0 ? args.choice_rows : args.max_rows, aligned,
+             device.shared_memory_limit, hopper_path(to.device));
+  const Variant& variant = to.share_sm ? share_sm(chosen) : chosen;
   GroupedParams p{};
+  p.step = step, p.lanes = args.lanes;
   p.input = args.input, p.weight = args.weight, p.bias = args.bias, p.output = args.output;
   p.offsets = args.offsets, p.order = args.order, p.row_scale = args.row_scale;
   p.k = desc.k, p.n = desc.n, p.max_rows = args.max_rows;
   p.experts = desc.experts, p.rows_per_input = args.rows_per_input;
   p.epilogue = static_cast<int>(desc.epilogue), p.limit = desc.params.limit, p.alpha = desc.params.alpha;
   p.gather = args.gather && args.order, p.scatter = args.scatter && args.order, p.gated = gated;
-  p.settled = args.settled;
+  p.settled = args.settled, p.copy_rows = p.gather || p.step;
   p.vector_store = desc.n % 8 == 0 && aligned16(args.output);
-  if (variant.kernel == Kernel::kGemv) return launch_gemv(desc.dtype, p, device, s);
+  if (variant.kernel == Kernel::kGemv) return launch_gemv(desc.dtype, p, to);
   switch (desc.dtype) {
     case DType::kBF16:
-      if (variant.kernel == Kernel::kWgmma) return launch_wgmma_bf16(variant, p, device, s);
-      return launch_mma_bf16(variant, p, device, s);
+      if (variant.kernel == Kernel::kWgmma) return launch_wgmma_bf16(variant, p, to);
+      return launch_mma_bf16(variant, p, to);
     case DType::kF16:
-      if (variant.kernel == Kernel::kWgmma) return launch_wgmma_f16(variant, p, device, s);
-      return launch_mma_f16(variant, p, device, s);
+      if (variant.kernel == Kernel::kWgmma) return launch_wgmma_f16(variant, p, to);
+      return launch_mma_f16(variant, p, to);
     case DType::kF32:
-      return launch_simt_f32(variant, p, device, s);
+      return launch_simt_f32(variant, p, to);
     default:
       throw_invalid(std::string("dtype: got ") + name_of(desc.dtype) + ", expected f32, bf16 or f16");
   }
 }
 
-std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows) {
+std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows, bool shared) {
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
-  return choose(desc.dtype, desc.k, desc.n, desc.experts, max_rows, rows_aligned(desc.dtype, desc.k),
-                shared_memory_limit(device), hopper_path(device))
-      .name;
+  const Variant& chosen = choose(desc.dtype, desc.k, desc.n, desc.experts, max_rows, rows_aligned(desc.dtype, desc.k),
+                                 device_facts(device).shared_memory_limit, hopper_path(device));
+  return (shared ? share_sm(chosen) : chosen).name;
 }
 
 }  // namespace nexus::cuda

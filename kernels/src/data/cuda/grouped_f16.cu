@@ -3,8 +3,8 @@
 
 namespace nexus::cuda {
 
-void launch_mma_f16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream) {
-  launch_mma<__half>(variant, params, device, stream);
+void launch_mma_f16(const Variant& variant, const GroupedParams& params, const Target& target) {
+  launch_mma<__half>(variant, params, target);
 }
 
 }  // namespace nexus::cuda

@@ -3,14 +3,14 @@
 
 namespace nexus::cuda {
 
-void launch_simt_f32(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream) {
+void launch_simt_f32(const Variant& variant, const GroupedParams& params, const Target& target) {
   //                                           BM   BN   BK  TM TN min blocks
   if (variant.bm == 16)
-    launch_simt_shape<SimtShape<float, float, 16, 64, 32, 2, 4, 4>>(variant, params, device, stream);
+    launch_simt_shape<SimtShape<float, float, 16, 64, 32, 2, 4, 4>>(variant, params, target);
   else if (variant.bm == 64)
-    launch_simt_shape<SimtShape<float, float, 64, 64, 16, 4, 4, 3>>(variant, params, device, stream);
+    launch_simt_shape<SimtShape<float, float, 64, 64, 16, 4, 4, 3>>(variant, params, target);
   else
-    launch_simt_shape<SimtShape<float, float, 128, 128, 16, 8, 8, 2>>(variant, params, device, stream);
+    launch_simt_shape<SimtShape<float, float, 128, 128, 16, 8, 8, 2>>(variant, params, target);
 }
 
 }  // namespace nexus::cuda

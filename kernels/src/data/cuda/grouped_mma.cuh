@@ -12,9 +12,8 @@
 //
 // GUARDED: for k not a multiple of 8 or unaligned pointers; the same tile and order, filled by guarded element loads.
 #pragma once
-#include "data/cuda/check.h"
+#include "data/cuda/grouped_launch.cuh"
 #include "data/cuda/grouped_tile.cuh"
-#include "data/cuda/launch.h"
 #include "data/cuda/mma.cuh"
 
 namespace nexus::cuda {
@@ -53,17 +52,12 @@ __device__ __forceinline__ void copy16_guarded(uint32_t target, const T* source,
   store16_shared(target, word);
 }
 
+/// One tile. `input_rows`: where the input lies. On return threads may still be reading shared memory.
 template <class S>
-__global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_mma_kernel(const GroupedParams p) {
+__device__ __forceinline__ void mma_tile(const GroupedParams& p, const Tile& tile, const void* input_rows,
+                                         unsigned char* shared) {
   using T = typename S::Element;
-  extern __shared__ __align__(128) unsigned char shared[];
   RowMap<S::BM>& map = *reinterpret_cast<RowMap<S::BM>*>(shared + S::BODY_BYTES);
-
-  Tile tile;
-  wait_for_previous();
-  release_next();
-  if (!find_tile<S::BM, S::BN>(p, tile)) return;  // the whole block leaves
-
   const int k = static_cast<int>(p.k), n = static_cast<int>(p.n);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const uint32_t buffers = shared_address(shared);
@@ -110,7 +104,7 @@ __global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_mma_kernel(
 #pragma unroll
   for (int i = 0; i < S::A_PASSES; ++i) {
     const int input = map.input[copy_row + i * S::ROWS_PER_PASS];
-    a_row[i] = static_cast<const T*>(p.input) + static_cast<int64_t>(input < 0 ? 0 : input) * k + chunk * 8;
+    a_row[i] = static_cast<const T*>(input_rows) + static_cast<int64_t>(input < 0 ? 0 : input) * k + chunk * 8;
     if (input >= 0) a_valid |= 1u << i;
   }
   const auto load_a = [&](int step) {
@@ -122,7 +116,7 @@ __global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_mma_kernel(
       if constexpr (S::GUARDED)
         copy16_guarded(target + i * kPassBytes, a_row[i] + at, row ? left : 0);
       else
-        copy16_async(target + i * kPassBytes, row && left > 0 ? static_cast<const void*>(a_row[i] + at) : p.input,
+        copy16_async(target + i * kPassBytes, row && left > 0 ? static_cast<const void*>(a_row[i] + at) : p.weight,
                      row && left > 0);
     }
   };
@@ -207,29 +201,35 @@ __global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_mma_kernel(
   store_tile<T, S::BM, S::BN, S::THREADS>(p, tile, map, out);
 }
 
+template <class S, bool LANES>
+__global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_mma_kernel(const GroupedParams p) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  wait_for_previous();
+  release_next();
+  const void* const input_rows = input_of(p);
+  for_each_tile<S::BM, S::BN, LANES>(p, [&](const Tile& tile) { mma_tile<S>(p, tile, input_rows, shared); });
+}
+
 template <class S>
-void launch_mma_shape(const Variant& variant, GroupedParams params, int device, cudaStream_t stream) {
-  if (variant.bm != S::BM || variant.bn != S::BN || variant.shared_bytes != S::SHARED_BYTES)
-    throw Error(ErrorCode::kInternal,
-                std::string("grouped_linear: variant ") + variant.name + " does not match its kernel");
-  const unsigned blocks = plan_grid(variant, params);
-  allow_shared_memory(reinterpret_cast<const void*>(&grouped_mma_kernel<S>), device, S::SHARED_BYTES);
-  launch(variant.name, &grouped_mma_kernel<S>, blocks, S::THREADS, S::SHARED_BYTES, device, stream, params);
+void launch_mma_shape(const Variant& variant, const GroupedParams& params, const Target& target) {
+  launch_tiles<S>(variant, params, target, &grouped_mma_kernel<S, false>, &grouped_mma_kernel<S, true>);
 }
 
 template <class T>
-void launch_mma(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream) {
+void launch_mma(const Variant& variant, const GroupedParams& params, const Target& target) {
   //                                 BM   BN   BK  warps  stages min blocks
   if (variant.kernel == Kernel::kMmaGuarded)
-    launch_mma_shape<MmaShape<T, 64, 128, 64, 2, 2, 2, 2, true>>(variant, params, device, stream);
+    launch_mma_shape<MmaShape<T, 64, 128, 64, 2, 2, 2, 2, true>>(variant, params, target);
+  else if (variant.bm == 16 && variant.share_sm)
+    launch_mma_shape<MmaShape<T, 16, 32, 128, 1, 4, 3, 7, false>>(variant, params, target);
   else if (variant.bm == 16)
-    launch_mma_shape<MmaShape<T, 16, 32, 128, 1, 4, 6, 3, false>>(variant, params, device, stream);
+    launch_mma_shape<MmaShape<T, 16, 32, 128, 1, 4, 6, 3, false>>(variant, params, target);
   else if (variant.bm == 64)
-    launch_mma_shape<MmaShape<T, 64, 128, 64, 2, 2, 4, 2, false>>(variant, params, device, stream);
+    launch_mma_shape<MmaShape<T, 64, 128, 64, 2, 2, 4, 2, false>>(variant, params, target);
   else if (variant.bn == 128)
-    launch_mma_shape<MmaShape<T, 128, 128, 64, 2, 2, 3, 2, false>>(variant, params, device, stream);
+    launch_mma_shape<MmaShape<T, 128, 128, 64, 2, 2, 3, 2, false>>(variant, params, target);
   else
-    launch_mma_shape<MmaShape<T, 128, 256, 64, 2, 4, 3, 1, false>>(variant, params, device, stream);
+    launch_mma_shape<MmaShape<T, 128, 256, 64, 2, 4, 3, 1, false>>(variant, params, target);
 }
 
 }  // namespace nexus::cuda

@@ -8,9 +8,8 @@
 // wait in registers meanwhile. Loads are four elements wide where every row allows it, and guarded element loads
 // otherwise.
 #pragma once
-#include "data/cuda/check.h"
+#include "data/cuda/grouped_launch.cuh"
 #include "data/cuda/grouped_tile.cuh"
-#include "data/cuda/launch.h"
 
 namespace nexus::cuda {
 
@@ -57,16 +56,12 @@ __device__ __forceinline__ void read_vector(float* out, const float* source) {
   for (int i = 0; i < N; ++i) out[i] = pack.v[i];
 }
 
+/// One tile. `input_rows`: where the input lies. On return threads may still be reading shared memory.
 template <class S>
-__global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_simt_kernel(const GroupedParams p) {
-  extern __shared__ __align__(128) unsigned char shared[];
+__device__ __forceinline__ void simt_tile(const GroupedParams& p, const Tile& tile, const void* input_rows,
+                                          unsigned char* shared) {
   float* buffers = reinterpret_cast<float*>(shared);
   RowMap<S::BM>& map = *reinterpret_cast<RowMap<S::BM>*>(shared + S::BODY_BYTES);
-
-  Tile tile;
-  wait_for_previous();
-  release_next();
-  if (!find_tile<S::BM, S::BN>(p, tile)) return;
   fill_rows<S::BM, S::THREADS>(p, tile, map);
   __syncthreads();
 
@@ -74,7 +69,7 @@ __global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_simt_kernel
   constexpr int kItemsPerRow = S::BK / 4, kRowsPerPass = S::THREADS / kItemsPerRow;
   static_assert(S::THREADS % kItemsPerRow == 0);
   const int item_k = threadIdx.x % kItemsPerRow * 4, item_row = threadIdx.x / kItemsPerRow;
-  const auto* input = static_cast<const typename S::Input*>(p.input);
+  const auto* input = static_cast<const typename S::Input*>(input_rows);
   const auto* weight = static_cast<const typename S::Weight*>(p.weight);
   const bool whole = k % 4 == 0 && reinterpret_cast<uintptr_t>(input) % (4 * sizeof(*input)) == 0 &&
                      reinterpret_cast<uintptr_t>(weight) % (4 * sizeof(*weight)) == 0;
@@ -171,14 +166,18 @@ __global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_simt_kernel
   store_tile<typename S::Input, S::BM, S::BN, S::THREADS>(p, tile, map, out);
 }
 
+template <class S, bool LANES>
+__global__ void __launch_bounds__(S::THREADS, S::MIN_BLOCKS) grouped_simt_kernel(const GroupedParams p) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  wait_for_previous();
+  release_next();
+  const void* const input_rows = input_of(p);
+  for_each_tile<S::BM, S::BN, LANES>(p, [&](const Tile& tile) { simt_tile<S>(p, tile, input_rows, shared); });
+}
+
 template <class S>
-void launch_simt_shape(const Variant& variant, GroupedParams params, int device, cudaStream_t stream) {
-  if (variant.bm != S::BM || variant.bn != S::BN || variant.shared_bytes != S::SHARED_BYTES)
-    throw Error(ErrorCode::kInternal,
-                std::string("grouped_linear: variant ") + variant.name + " does not match its kernel");
-  const unsigned blocks = plan_grid(variant, params);
-  allow_shared_memory(reinterpret_cast<const void*>(&grouped_simt_kernel<S>), device, S::SHARED_BYTES);
-  launch(variant.name, &grouped_simt_kernel<S>, blocks, S::THREADS, S::SHARED_BYTES, device, stream, params);
+void launch_simt_shape(const Variant& variant, const GroupedParams& params, const Target& target) {
+  launch_tiles<S>(variant, params, target, &grouped_simt_kernel<S, false>, &grouped_simt_kernel<S, true>);
 }
 
 }  // namespace nexus::cuda

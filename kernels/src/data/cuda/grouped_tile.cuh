@@ -17,16 +17,38 @@ struct Tile {
   int column;  // first column of the weight's n
 };
 
-/// Every lane of every warp calls it and gets the same answer. False: this block has no tile.
-template <int BM, int BN>
-__device__ __forceinline__ bool find_tile(const GroupedParams& p, Tile& tile) {
+/// Tile `index` of lane `only` (see find_place). Every lane of every warp calls it and gets the same answer. False:
+/// there is no such tile.
+template <int BM, int BN, bool LANES>
+__device__ __forceinline__ bool find_tile(const GroupedParams& p, int index, Tile& tile, int only = -1) {
   TilePlace place;
-  if (!find_place<BM>(p, blockIdx.x, place)) return false;
+  if (!find_place<BM, LANES>(p, index, place, only)) return false;
   tile.expert = place.expert;
   tile.row = place.begin + place.row_tile * BM;
   tile.rows = place.rows - place.row_tile * BM;
   tile.column = place.column_tile * BN;
   return true;
+}
+
+/// Runs `work(tile)` for every tile of this block: one in a plain launch, which has a block for each; those of its walk
+/// where blocks are divided among lanes. Between two tiles stands a barrier: all threads have read from shared memory
+/// what the next tile overwrites.
+template <int BM, int BN, bool LANES, class F>
+__device__ __forceinline__ void for_each_tile(const GroupedParams& p, F&& work) {
+  Tile tile;
+  if constexpr (!LANES) {
+    if (find_tile<BM, BN, false>(p, blockIdx.x, tile)) work(tile);  // else the whole block leaves
+  } else {
+    const Walk walk = lanes_walk(p, blockIdx.x, gridDim.x);
+#pragma unroll 1
+    for (int index = walk.first;; index += walk.stride) {
+      if (!find_tile<BM, BN, true>(p, index, tile, walk.lane)) return;
+      if (threadIdx.x == 0) trace_tile(p, tile.expert);
+      work(tile);
+      if (!cooperative(p)) return;  // a block for each tile
+      __syncthreads();
+    }
+  }
 }
 
 /// Per-row facts of a tile, in shared memory. input = -1 marks a row that is not there.

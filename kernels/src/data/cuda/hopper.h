@@ -15,14 +15,18 @@ namespace nexus::cuda {
 /// and once for clusters of two that share weights.
 constexpr int kWgmmaRows = 160, kWgmmaColumns = 256, kWgmmaStages = 4;
 extern const Variant kWgmma, kWgmmaPair;
+/// The same on an SM that is shared: of its 228 KiB and 65536 registers, 92 KiB and 19456 are left. That is two blocks
+/// of the 16-row mma variant, or a block of any other kernel of a step of up to 8 tokens and 256 experts: a tile of 128
+/// rows would leave no room for a neighbour's router, and so hold up its whole step.
+constexpr int kWgmmaShareRows = 96, kWgmmaShareStages = 3;
+extern const Variant kWgmmaShare, kWgmmaSharePair;
 
 /// A matrix [rows, k] of 16-bit elements in boxes of box_rows × 64 elements, 128-byte swizzle, zeros outside.
 CUtensorMap swizzled_map(DType dtype, const void* matrix, int64_t rows, int64_t k, int box_rows);
 
-int multiprocessors(int device);
-/// True where the loaded code of the wgmma kernels is that for 9.0a.
+/// True where the current device's loaded code of the wgmma kernels is that for 9.0a.
 bool wgmma_loaded();
-void launch_wgmma_bf16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream);
-void launch_wgmma_f16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream);
+void launch_wgmma_bf16(const Variant& variant, const GroupedParams& params, const Target& target);
+void launch_wgmma_f16(const Variant& variant, const GroupedParams& params, const Target& target);
 
 }  // namespace nexus::cuda

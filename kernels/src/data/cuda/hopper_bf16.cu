@@ -3,30 +3,28 @@
 
 namespace nexus::cuda {
 
-const Variant kWgmma{"wgmma_256x160x64_s4",
-                     Kernel::kWgmma,
-                     kWgmmaRows,
-                     kWgmmaColumns,
-                     64,
-                     kWgmmaStages,
-                     12,
-                     static_cast<size_t>(hopper::Chosen<__nv_bfloat16, 1>::SHARED_BYTES)};
-const Variant kWgmmaPair{"wgmma_256x320x64_s4_pair",
-                         Kernel::kWgmma,
-                         kWgmmaRows * 2,
-                         kWgmmaColumns,
-                         64,
-                         kWgmmaStages,
-                         12,
-                         static_cast<size_t>(hopper::Chosen<__nv_bfloat16, 2>::SHARED_BYTES)};
+namespace {
 
-void launch_wgmma_bf16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream) {
-  hopper::launch<__nv_bfloat16>(variant, params, DType::kBF16, device, stream);
+template <class S>
+constexpr Variant variant(const char* name, bool share_sm = false) {
+  return {name,      Kernel::kWgmma,  S::ROWS * S::CLUSTER, S::COLUMNS, S::BK,
+          S::STAGES, S::THREADS / 32, S::SHARED_BYTES,      share_sm};
+}
+
+}  // namespace
+
+const Variant kWgmma = variant<hopper::Chosen<__nv_bfloat16, 1>>("wgmma_256x160x64_s4");
+const Variant kWgmmaPair = variant<hopper::Chosen<__nv_bfloat16, 2>>("wgmma_256x320x64_s4_pair");
+const Variant kWgmmaShare = variant<hopper::Sharing<__nv_bfloat16, 1>>("wgmma_256x96x64_s3", true);
+const Variant kWgmmaSharePair = variant<hopper::Sharing<__nv_bfloat16, 2>>("wgmma_256x192x64_s3_pair", true);
+
+void launch_wgmma_bf16(const Variant& variant, const GroupedParams& params, const Target& target) {
+  hopper::launch<__nv_bfloat16>(variant, params, DType::kBF16, target);
 }
 
 bool wgmma_loaded() {
   cudaFuncAttributes attributes{};
-  const auto kernel = &hopper::grouped_wgmma_kernel<hopper::Chosen<__nv_bfloat16, 2>>;
+  const auto kernel = &hopper::grouped_wgmma_kernel<hopper::Chosen<__nv_bfloat16, 2>, false>;
   check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)), "cudaFuncGetAttributes");
   return attributes.ptxVersion >= 90;  // 80: compiled by the driver from the PTX of 8.0, where the kernel is empty
 }

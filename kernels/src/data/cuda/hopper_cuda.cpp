@@ -1,5 +1,4 @@
 // See arch.h and hopper.h.
-#include <array>
 #include <atomic>
 #include <cstdlib>
 
@@ -10,8 +9,6 @@
 namespace nexus::cuda {
 
 namespace {
-
-constexpr int kMaxDevices = 64;
 
 enum Arch { kUnread = -1, kAuto = 0, kAmpere = 80, kHopper = 90 };
 std::atomic<int> chosen{kUnread};
@@ -27,19 +24,6 @@ Arch from_environment() {
   return parse(text ? text : "", "NEXUS_CUDA_ARCH");
 }
 
-bool is_hopper(int device) {
-  static std::array<std::atomic<int8_t>, kMaxDevices> known{};  // 0 not asked yet, 1 no, 2 yes
-  const bool cached = device < kMaxDevices;
-  if (cached)
-    if (const int8_t v = known[static_cast<size_t>(device)].load(std::memory_order_relaxed); v != 0) return v == 2;
-  int major = 0, minor = 0;
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "cudaDeviceGetAttribute");
-  check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device), "cudaDeviceGetAttribute");
-  const bool yes = major == 9 && minor == 0 && wgmma_loaded();
-  if (cached) known[static_cast<size_t>(device)].store(yes ? 2 : 1, std::memory_order_relaxed);
-  return yes;
-}
-
 }  // namespace
 
 bool hopper_path(int device) {
@@ -49,7 +33,7 @@ bool hopper_path(int device) {
     chosen.store(arch, std::memory_order_relaxed);  // racing threads store the same value
   }
   if (arch == kAmpere) return false;
-  const bool hopper = is_hopper(device);
+  const bool hopper = device_facts(device).wgmma;
   if (arch == kHopper && !hopper)
     throw_unsupported(
         "NEXUS_CUDA_ARCH: 90 needs a GPU of compute capability 9.0 and this library's code for it; cuda:" +
@@ -59,18 +43,12 @@ bool hopper_path(int device) {
 
 std::vector<std::string> cuda_archs(int device) {
   std::vector<std::string> all{"80"};
-  if (is_hopper(device)) all.push_back("90");
+  if (device_facts(device).wgmma) all.push_back("90");
   return all;
 }
 
 void set_cuda_arch(const std::string& arch) {
   chosen.store(arch.empty() ? kUnread : parse(arch, "set_cuda_arch"), std::memory_order_relaxed);
-}
-
-int multiprocessors(int device) {
-  int count = 0;
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-  return count;
 }
 
 CUtensorMap swizzled_map(DType dtype, const void* matrix, int64_t rows, int64_t k, int box_rows) {

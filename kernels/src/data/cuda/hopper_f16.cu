@@ -3,8 +3,8 @@
 
 namespace nexus::cuda {
 
-void launch_wgmma_f16(const Variant& variant, const GroupedParams& params, int device, cudaStream_t stream) {
-  hopper::launch<__half>(variant, params, DType::kF16, device, stream);
+void launch_wgmma_f16(const Variant& variant, const GroupedParams& params, const Target& target) {
+  hopper::launch<__half>(variant, params, DType::kF16, target);
 }
 
 }  // namespace nexus::cuda

@@ -11,9 +11,13 @@
 // With CLUSTER = 2, two blocks share a tile of weights: each loads half of it by TMA and multicasts it to both, which
 // halves what L2 must deliver of them; each multiplies it with its own half of the expert's rows. It pays where L2 is
 // the limit; where HBM is, blocks on their own read faster. Inside a block, one producer warpgroup fills STAGES buffers
-// (weights by TMA; token rows by TMA where they lie in order, else by 16-byte cp.async into the same 128-byte swizzle;
-// all complete on one mbarrier), two consumer warpgroups own 128 columns each. The grid is persistent: the producer
-// runs ahead into the next tile while the consumers finish this one.
+// (weights by TMA; token rows by TMA where they lie in order and where the host knows it, else by 16-byte cp.async into
+// the same 128-byte swizzle; all complete on one mbarrier), two consumer warpgroups own 128 columns each. The grid is
+// persistent: the producer runs ahead into the next tile while the consumers finish this one.
+//
+// Both ways put the same bytes of a tile's rows into the same places, and a row's sum is made of that row and the
+// weights only, in the same order of k: the results do not tell them apart. (They differ in the rows that pad a tile,
+// whose results nobody stores.)
 #pragma once
 #include "data/cuda/check.h"
 #include "data/cuda/hopper_tile.cuh"
@@ -22,10 +26,12 @@
 
 namespace nexus::cuda::hopper {
 
-template <class T, int ROWS_, int STAGES_, int CLUSTER_>
+/// REGISTERS: of every thread at the launch. PRODUCER, CONSUMER: of theirs, once the warpgroups have divided them up.
+template <class T, int ROWS_, int STAGES_, int CLUSTER_, int REGISTERS_, int PRODUCER_, int CONSUMER_>
 struct Shape {
   using Element = T;
   static constexpr int ROWS = ROWS_, STAGES = STAGES_, CLUSTER = CLUSTER_;
+  static constexpr int REGISTERS = REGISTERS_, PRODUCER = PRODUCER_, CONSUMER = CONSUMER_;
   static constexpr int COLUMNS = 256, BK = 64;  // 64 elements: one 128-byte row of the swizzle
   static constexpr int THREADS = 384, PRODUCERS = 128, CONSUMER_WARPS = 8;
   static constexpr int BOX_COLUMNS = 128, BOX_BYTES = BOX_COLUMNS * BK * 2;
@@ -34,6 +40,9 @@ struct Shape {
   static constexpr int BOX_ROWS = 32, ROW_BOX_BYTES = BOX_ROWS * BK * 2;
   static constexpr int RING = 8;        // tiles between producer and consumers: more than STAGES
   static constexpr int ACC = ROWS / 2;  // accumulators per thread and 64 columns
+  // More than there are, and consumers would wait for them for ever.
+  static_assert(PRODUCERS * PRODUCER + (THREADS - PRODUCERS) * CONSUMER <= THREADS * REGISTERS);
+  static_assert(REGISTERS % 8 == 0 && PRODUCER % 8 == 0 && CONSUMER % 8 == 0);
   static_assert(ROWS % BOX_ROWS == 0 && STAGE_BYTES % 1024 == 0 && RING > STAGES);
 
   struct Control {
@@ -58,29 +67,33 @@ struct Cursor {
   }
 };
 
-template <class S>
+/// Fills the buffers for the tiles of this block, `block` of `blocks` where a pair counts as one.
+template <class S, bool LANES>
 __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMap& map, const CUtensorMap& row_map,
-                                        uint32_t buffers, typename S::Control& control, int rank, int first,
-                                        int stride) {
+                                        uint32_t buffers, typename S::Control& control, int rank, int block,
+                                        int blocks) {
   const int k = static_cast<int>(p.k), steps = (k + S::BK - 1) / S::BK;
   const int thread = threadIdx.x, chunk = thread % 8, copy_row = thread / 8;
   const uint32_t copy_at = S::WEIGHT_BYTES + copy_row * 128 + ((chunk ^ (copy_row & 7)) * 16);
-  const char* input = static_cast<const char*>(p.input) + chunk * 16;
+  if (!p.copy_rows && thread >= 32) return;  // one thread issues all copies, its warp finds the tiles
+  const char* input = static_cast<const char*>(input_of(p)) + chunk * 16;
   const int64_t pitch = p.k * 2;
-  if (!p.gather && thread >= 32) return;  // one thread issues all copies, its warp finds the tiles
+  Walk walk{block, blocks, -1};
+  if constexpr (LANES) walk = lanes_walk(p, block, blocks);
   Cursor<S::STAGES> at;
   int slot = 0;
 #pragma unroll 1
-  for (int index = first;; index += stride) {
+  for (int index = walk.first;; index += walk.stride) {
     Tile tile{};
-    const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS>(p, index, rank, tile);
+    const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, index, rank, tile, walk.lane);
+    if (LANES && found && thread == 0) trace_tile(p, tile.expert);
     // A row past the tile's end is given a row that exists: its results are not stored.
     const char* rows[S::PASSES];
-    if (found && p.gather) {
+    if (found && p.copy_rows) {
 #pragma unroll
       for (int i = 0; i < S::PASSES; ++i) {
         const int row = tile.row + max(0, min(copy_row + i * 16, tile.rows - 1));
-        rows[i] = input + max(0, slot_at(p, row)) / p.rows_per_input * pitch;
+        rows[i] = input + (p.gather ? max(0, slot_at(p, row)) / p.rows_per_input : row) * pitch;
       }
     }
     const int y = tile.expert * static_cast<int>(p.n) + tile.column;
@@ -92,12 +105,12 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       // All buffers filled before this one's last round are consumed, so the ring's slot of RING tiles ago is free.
       if (s == 0 && thread == 0) control.ring[slot] = tile;
       if (!found) {
-        if (p.gather) arrive(ready);
+        if (p.copy_rows) arrive(ready);
         if (thread == 0) arrive(ready);
         return;
       }
       if (thread == 0) {
-        const int boxes = p.gather ? 0 : (tile.padded + S::BOX_ROWS - 1) / S::BOX_ROWS;
+        const int boxes = p.copy_rows ? 0 : (tile.padded + S::BOX_ROWS - 1) / S::BOX_ROWS;
         arrive_expect(ready, S::WEIGHT_BYTES + boxes * S::ROW_BOX_BYTES);
         if constexpr (S::CLUSTER > 1) {
           copy_box_multicast(buffer + rank * S::BOX_BYTES, &map, s * S::BK, y + rank * S::BOX_COLUMNS, ready, 3);
@@ -106,7 +119,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
           copy_box(buffer + S::BOX_BYTES, &map, s * S::BK, y + S::BOX_COLUMNS, ready);
         }
       }
-      if (!p.gather) {
+      if (!p.copy_rows) {
         // Rows of other experts may follow in the last box: their results are not stored.
         if (thread == 0)
           for (int i = 0; i * S::BOX_ROWS < tile.padded; ++i)
@@ -231,8 +244,8 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
 }
 #endif
 
-template <class S>
-__global__ void __launch_bounds__(S::THREADS, 1)
+template <class S, bool LANES>
+__global__ void __maxnreg__(S::REGISTERS)
     grouped_wgmma_kernel(const GroupedParams p, const __grid_constant__ CUtensorMap map,
                          const __grid_constant__ CUtensorMap row_map) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -241,12 +254,11 @@ __global__ void __launch_bounds__(S::THREADS, 1)
   typename S::Control& control =
       *reinterpret_cast<typename S::Control*>(unaligned + (buffers - raw) + S::STAGES * S::STAGE_BYTES);
   const int rank = S::CLUSTER > 1 ? static_cast<int>(cluster_rank()) : 0;
-  const int first = blockIdx.x / S::CLUSTER, stride = gridDim.x / S::CLUSTER;
   if (threadIdx.x == 0) {
     prefetch_map(&map);
-    if (!p.gather) prefetch_map(&row_map);
+    if (!p.copy_rows) prefetch_map(&row_map);
     for (int i = 0; i < S::STAGES; ++i) {
-      barrier_init(buffers + S::FULL + i * 8, p.gather ? S::PRODUCERS + 1 : 1);
+      barrier_init(buffers + S::FULL + i * 8, p.copy_rows ? S::PRODUCERS + 1 : 1);
       barrier_init(buffers + S::EMPTY + i * 8, S::CONSUMER_WARPS * S::CLUSTER);
     }
     barrier_init_fence();
@@ -257,12 +269,12 @@ __global__ void __launch_bounds__(S::THREADS, 1)
     __syncthreads();
   wait_for_previous();  // launched as a programmatic dependent: what is above overlapped with the kernel before
 
-  // Within the 3 · 168 registers of the launch: each consumer thread holds ROWS accumulators.
+  // Each consumer thread holds ROWS accumulators, a producer thread hardly anything.
   if (threadIdx.x < S::PRODUCERS) {
-    fewer_registers<64>();
-    produce<S>(p, map, row_map, buffers, control, rank, first, stride);
+    fewer_registers<S::PRODUCER>();
+    produce<S, LANES>(p, map, row_map, buffers, control, rank, blockIdx.x / S::CLUSTER, gridDim.x / S::CLUSTER);
   } else {
-    more_registers<216>();
+    more_registers<S::CONSUMER>();
     consume<S>(p, buffers, control);
   }
   // No block may leave while the other still multicasts to it or arrives at its barriers.

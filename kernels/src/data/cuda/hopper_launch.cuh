@@ -9,10 +9,12 @@
 namespace nexus::cuda::hopper {
 
 template <class T, int CLUSTER>
-using Chosen = Shape<T, kWgmmaRows, kWgmmaStages, CLUSTER>;
+using Chosen = Shape<T, kWgmmaRows, kWgmmaStages, CLUSTER, 168, 64, 216>;
+template <class T, int CLUSTER>
+using Sharing = Shape<T, kWgmmaShareRows, kWgmmaShareStages, CLUSTER, 120, 72, 144>;
 
 template <class S>
-void launch_shape(const Variant& variant, GroupedParams params, DType dtype, int device, cudaStream_t stream) {
+void launch_shape(const Variant& variant, GroupedParams params, DType dtype, const Target& target) {
   if (variant.bm != S::ROWS * S::CLUSTER || variant.bn != S::COLUMNS || variant.shared_bytes != S::SHARED_BYTES)
     throw Error(ErrorCode::kInternal,
                 std::string("grouped_linear: variant ") + variant.name + " does not match its kernel");
@@ -20,11 +22,15 @@ void launch_shape(const Variant& variant, GroupedParams params, DType dtype, int
   const CUtensorMap map =
       swizzled_map(dtype, params.weight, static_cast<int64_t>(params.experts) * params.n, params.k, S::BOX_COLUMNS);
   const CUtensorMap row_map =
-      params.gather ? map : swizzled_map(dtype, params.input, params.max_rows, params.k, S::BOX_ROWS);
-  const auto kernel = &grouped_wgmma_kernel<S>;
-  allow_shared_memory(reinterpret_cast<const void*>(kernel), device, S::SHARED_BYTES);
-  // As many clusters as fit at once; on a slice of the device they take turns. No result depends on their number.
-  const unsigned clusters = std::min(tiles, static_cast<unsigned>(std::max(1, multiprocessors(device) / S::CLUSTER)));
+      params.copy_rows ? map : swizzled_map(dtype, params.input, params.max_rows, params.k, S::BOX_ROWS);
+  static KernelFacts facts[2];
+  const bool lanes = with_lanes(params);
+  const auto kernel = lanes ? &grouped_wgmma_kernel<S, true> : &grouped_wgmma_kernel<S, false>;
+  const int at_once = facts[lanes].blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device,
+                                                             S::THREADS, S::SHARED_BYTES, variant.share_sm);
+  // As many clusters as fit at once on what the stream may use; beside a neighbour on the same SMs they take turns. No
+  // result depends on their number.
+  const unsigned clusters = std::min(tiles, static_cast<unsigned>(std::max(1, target.width * at_once / S::CLUSTER)));
   cudaLaunchAttribute attributes[2]{};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim.x = S::CLUSTER, attributes[0].val.clusterDim.y = 1, attributes[0].val.clusterDim.z = 1;
@@ -34,18 +40,22 @@ void launch_shape(const Variant& variant, GroupedParams params, DType dtype, int
   config.gridDim = dim3(clusters * S::CLUSTER);
   config.blockDim = dim3(S::THREADS);
   config.dynamicSmemBytes = S::SHARED_BYTES;
-  config.stream = stream;
+  config.stream = target.stream;
   config.attrs = attributes;
-  config.numAttrs = has_dependent_launch(device) ? 2 : 1;
+  config.numAttrs = device_facts(target.device).dependent_launch ? 2 : 1;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<const GroupedParams>(params), map, row_map), variant.name);
 }
 
 template <class T>
-void launch(const Variant& variant, const GroupedParams& params, DType dtype, int device, cudaStream_t stream) {
+void launch(const Variant& variant, const GroupedParams& params, DType dtype, const Target& target) {
   if (variant.bm == kWgmmaRows)
-    launch_shape<Chosen<T, 1>>(variant, params, dtype, device, stream);
+    launch_shape<Chosen<T, 1>>(variant, params, dtype, target);
+  else if (variant.bm == kWgmmaShareRows)
+    launch_shape<Sharing<T, 1>>(variant, params, dtype, target);
+  else if (variant.share_sm)
+    launch_shape<Sharing<T, 2>>(variant, params, dtype, target);
   else
-    launch_shape<Chosen<T, 2>>(variant, params, dtype, device, stream);
+    launch_shape<Chosen<T, 2>>(variant, params, dtype, target);
 }
 
 }  // namespace nexus::cuda::hopper

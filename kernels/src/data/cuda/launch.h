@@ -39,7 +39,7 @@ void launch(const char* name, void (*kernel)(Parameters...), unsigned blocks, un
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &attribute;
-  config.numAttrs = has_dependent_launch(device) ? 1 : 0;
+  config.numAttrs = device_facts(device).dependent_launch ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...), name);
 }
 

@@ -5,6 +5,9 @@
 //   sort
 // Bytes: tokens·experts·4 in, tokens·top_k·(4 + 4 + 4 + 4) of ids, weights and order, blocks·experts·4 three times. At
 // most kMaxBlocks blocks, so that the histograms stay in L2.
+//
+// With a step the grid is that of the bound; a block past the last token leaves a histogram of zeros. A ring of counts
+// is filled by the first block of the third launch, which has all counts in shared memory.
 #include "data/backend.h"
 #include "data/cuda/check.h"
 #include "data/cuda/launch.h"
@@ -33,12 +36,13 @@ __global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(const RoutePa
   for (int e = threadIdx.x; e < experts; e += kThreads) words[e] = 0;
   __syncthreads();
   unsigned* group_key = reinterpret_cast<unsigned*>(words + experts) + warp * p.desc.groups;
+  const RouteInput input(p);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * p.tokens_per_block;
-  const int64_t last = min(first + p.tokens_per_block, p.tokens);
+  const int64_t last = min(first + p.tokens_per_block, input.tokens);
   for (int64_t t = first + warp; t < last; t += kRouteWarps) {
     int id;
     float weight;
-    route_token<PER>(p, t, group_key, id, weight);
+    route_token<PER>(p, input.logits + t * experts, group_key, id, weight);
     if (lane < k) {
       p.expert_ids[t * k + lane] = id;
       p.weights[t * k + lane] = weight;
@@ -91,19 +95,22 @@ __global__ void __launch_bounds__(kThreads) route_place_kernel(const RouteParams
   int* counts = offsets + experts + 1;
   int* cursors = counts + experts;
   const int warp = threadIdx.x >> 5;
+  const bool keeper = blockIdx.x == 0 && threadIdx.x == kThreads - 1;  // of the ring
+  if (keeper) RingSlot(p.ring).open();
   for (int e = threadIdx.x; e < experts; e += kThreads) counts[e] = p.counts[e];
   for (int i = threadIdx.x; i < kRouteWarps * experts; i += kThreads) cursors[i] = 0;
   __syncthreads();
   // A run is at most tokens_per_block·top_k slots; slot numbers are below 2^31 by contract.
   const int64_t first_token = static_cast<int64_t>(blockIdx.x) * p.tokens_per_block;
-  const int64_t last_token = min(first_token + p.tokens_per_block, p.tokens);
-  const int slots = static_cast<int>(last_token - first_token) * k;
+  const int64_t last_token = min(first_token + p.tokens_per_block, step_tokens(p.step, p.tokens));
+  const int slots = max(static_cast<int>(last_token - first_token), 0) * k;  // none past a step's last token
   const int first_slot = static_cast<int>(first_token * k);
   const int32_t* ids = p.expert_ids + first_slot;
   int first, last;
   run_of<kRouteWarps>(warp, slots, first, last);
   if (warp == 0) exclusive_scan(counts, experts, offsets);
   count_run(ids, first, last, cursors + warp * experts);
+  if (keeper) RingSlot(p.ring).settle();
   __syncthreads();
   for (int e = threadIdx.x; e < experts; e += kThreads) {
     int cursor = offsets[e] + p.workspace[static_cast<int64_t>(blockIdx.x) * experts + e];
@@ -113,9 +120,12 @@ __global__ void __launch_bounds__(kThreads) route_place_kernel(const RouteParams
       cursor += count;
     }
   }
-  if (blockIdx.x == 0)
+  if (blockIdx.x == 0) {
     for (int e = threadIdx.x; e <= experts; e += kThreads) p.offsets[e] = offsets[e];
+    RingSlot(p.ring).fill(step_tokens(p.step, p.tokens), counts, experts);
+  }
   __syncthreads();
+  if (keeper) RingSlot(p.ring).close(p.ring.counter);
   place_run(ids, first, last, first_slot, cursors + warp * experts, p.order);
 }
 
@@ -147,6 +157,7 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   RouteParams p{};
   p.desc = desc;
   p.logits = args.logits, p.select_bias = args.select_bias, p.tokens = args.tokens;
+  p.step = args.step, p.ring = args.ring;
   p.expert_ids = args.expert_ids, p.weights = args.weights;
   p.counts = args.counts, p.offsets = args.offsets, p.order = args.order;
   p.workspace = static_cast<int32_t*>(args.workspace);

@@ -1,6 +1,7 @@
 // Routing of up to 128 tokens in one launch of one block: decode is bound by latency, and a second launch would cost as
 // much as the whole routing. Warps route tokens; eight of them then count and place the slots in shared memory
-// (route_rank.cuh). Bytes: tokens·experts·4 in, tokens·top_k·12 out; flop: about 5 per logit.
+// (route_rank.cuh). Bytes: tokens·experts·4 in, tokens·top_k·12 out; flop: about 5 per logit. With a step the launch is
+// that of the bound, and the tokens and logits are read here. A ring of counts is filled while the slots are placed.
 #include <algorithm>
 
 #include "data/cuda/check.h"
@@ -25,28 +26,33 @@ template <int PER>
 __global__ void __launch_bounds__(small_threads(PER), 1) route_small_kernel(const RouteParams p) {
   // ids [tokens·k] | counts [E] | offsets [E + 1] | scratch: group keys [warps][groups], later histograms [8][E]
   extern __shared__ int words[];
+  wait_for_previous();
+  release_next();
+  const RouteInput input(p);
+  const RingSlot ring(p.ring);
   const int experts = p.desc.experts, k = p.desc.top_k;
-  const int tokens = static_cast<int>(p.tokens), slots = tokens * k;
+  const int tokens = static_cast<int>(input.tokens), slots = tokens * k;
   int* ids = words;
   int* counts = ids + slots;
   int* offsets = counts + experts;
   int* scratch = offsets + experts + 1;
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int warps = blockDim.x >> 5;
-  wait_for_previous();
-  release_next();
+  const bool keeper = threadIdx.x == blockDim.x - 1;  // of the ring: a thread of the warp that has the least to do
+  if (keeper) ring.open();
 
   unsigned* group_key = reinterpret_cast<unsigned*>(scratch) + warp * p.desc.groups;  // not touched where groups == 1
   for (int t = warp; t < tokens; t += warps) {
     int id;
     float weight;
-    route_token<PER>(p, t, group_key, id, weight);
+    route_token<PER>(p, input.logits + static_cast<int64_t>(t) * experts, group_key, id, weight);
     if (lane < k) {
       ids[t * k + lane] = id;
       p.expert_ids[t * k + lane] = id;
       p.weights[t * k + lane] = weight;
     }
   }
+  if (keeper) ring.settle();
   __syncthreads();
   for (int i = threadIdx.x; i < kRouteWarps * experts; i += blockDim.x) scratch[i] = 0;
   __syncthreads();
@@ -64,6 +70,7 @@ __global__ void __launch_bounds__(small_threads(PER), 1) route_small_kernel(cons
   }
   __syncthreads();
   if (warp == 0) exclusive_scan(counts, experts, offsets);
+  ring.fill(tokens, counts, experts);
   __syncthreads();
   for (int e = threadIdx.x; e < experts; e += blockDim.x) {
     int cursor = offsets[e];
@@ -76,6 +83,7 @@ __global__ void __launch_bounds__(small_threads(PER), 1) route_small_kernel(cons
   }
   if (threadIdx.x == 0) p.offsets[experts] = slots;
   __syncthreads();
+  if (keeper) ring.close(p.ring.counter);
   if (warp < kRouteWarps) place_run(ids, first, last, 0, scratch + warp * experts, p.order);
 }
 

@@ -8,15 +8,18 @@
 #include <cfloat>
 
 #include "data/cuda/convert.cuh"
+#include "data/cuda/step.cuh"
 #include "nexus/router.h"
 
 namespace nexus::cuda {
 
 struct RouteParams {
   RouterDesc desc;
-  const float* logits;
+  const float* logits;  // null: the step's
   const float* select_bias;
-  int64_t tokens;
+  int64_t tokens;  // with a step the upper bound
+  const StepBlock* step;
+  CountRingView ring;
   int32_t* expert_ids;
   float* weights;
   int32_t* counts;
@@ -104,13 +107,20 @@ __device__ __forceinline__ void keep_best_groups(const RouterDesc& d, unsigned (
   __syncwarp();
 }
 
-/// Lane j < top_k returns the j-th expert's id and weight. All 32 lanes take part.
+/// What the launch routes, behind wait_for_previous().
+struct RouteInput {
+  const float* logits;
+  int64_t tokens;
+  __device__ __forceinline__ explicit RouteInput(const RouteParams& p)
+      : logits(p.logits || !p.step ? p.logits : p.step->logits), tokens(step_tokens(p.step, p.tokens)) {}
+};
+
+/// `logits`: the token's. Lane j < top_k returns the j-th expert's id and weight. All 32 lanes take part.
 template <int PER>
-__device__ __forceinline__ void route_token(const RouteParams& p, int64_t token, unsigned* group_key, int& id,
+__device__ __forceinline__ void route_token(const RouteParams& p, const float* logits, unsigned* group_key, int& id,
                                             float& weight) {
   const RouterDesc& d = p.desc;
   const int lane = threadIdx.x & 31;
-  const float* logits = p.logits + token * d.experts;
   float l[PER];
   float max = -FLT_MAX;
 #pragma unroll

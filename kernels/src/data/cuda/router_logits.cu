@@ -6,6 +6,9 @@
 // chunk of hidden in ascending order, a butterfly at the end. More tokens are a dense matrix product: the grouped
 // kernels with one expert and a float32 output (tensor cores where x and W are of one half-precision type, FFMA where
 // either is float32).
+//
+// With a step, x and the number of tokens are read on the device, and the grid is that of the bound: blocks past the
+// last token leave.
 #include "data/backend.h"
 #include "data/cuda/check.h"
 #include "data/cuda/convert.cuh"
@@ -20,11 +23,16 @@ constexpr int kWarps = 4;
 template <class TX, class TW, int VEC, int kExpertsPerWarp, int kTokensPerWarp>
 __global__ void __launch_bounds__(kWarps * 32)
     few_tokens_kernel(const TX* __restrict__ x, const TW* __restrict__ weight, const float* __restrict__ bias,
-                      int tokens, int hidden, int experts, float* __restrict__ logits) {
+                      int tokens, int hidden, int experts, float* __restrict__ logits,
+                      const StepBlock* __restrict__ step) {
+  if (step != nullptr) {
+    x = static_cast<const TX*>(step->x);
+    tokens = min(tokens, step->tokens);
+  }
   const int lane = threadIdx.x & 31;
   const int first_expert = (blockIdx.x * kWarps + (threadIdx.x >> 5)) * kExpertsPerWarp;
   const int first_token = blockIdx.y * kTokensPerWarp;
-  if (first_expert >= experts) return;
+  if (first_expert >= experts || first_token >= tokens) return;
   float acc[kExpertsPerWarp][kTokensPerWarp] = {};
   // Rows past the end are read as the last row and not stored: no branches in the loop.
   const TW* w_row[kExpertsPerWarp];
@@ -68,16 +76,24 @@ void launch_few_shape(const RouterLogitsArgs& args, cudaStream_t stream) {
                   static_cast<unsigned>((args.tokens + TOKENS - 1) / TOKENS));
   few_tokens_kernel<TX, TW, VEC, EXPERTS, TOKENS><<<grid, kWarps * 32, 0, stream>>>(
       static_cast<const TX*>(args.x), static_cast<const TW*>(args.weight), args.bias, static_cast<int>(args.tokens),
-      static_cast<int>(args.hidden), args.experts, args.logits);
+      static_cast<int>(args.hidden), args.experts, args.logits, args.step);
   check_launch("router_logits_few_tokens");
+}
+
+int64_t choice_tokens(const RouterLogitsArgs& args) {
+  return args.choice_tokens > 0 ? args.choice_tokens : args.tokens;
+}
+
+/// Rows of x and of the weight start at multiples of 16 bytes. For a step's x, whoever writes the block answers.
+bool rows_aligned(const RouterLogitsArgs& args) {
+  return args.hidden % 8 == 0 && (args.step || aligned16(args.x)) && aligned16(args.weight);
 }
 
 template <class TX, class TW>
 void launch_few(const RouterLogitsArgs& args, cudaStream_t stream) {
   constexpr int kVec = sizeof(TX) == 2 && sizeof(TW) == 2 ? 8 : 4;
-  const bool whole = args.hidden % 8 == 0 && aligned16(args.x) && aligned16(args.weight);
-  if (!whole) return launch_few_shape<TX, TW, 1, 2, 8>(args, stream);
-  if (args.tokens <= 4) return launch_few_shape<TX, TW, kVec, 1, 2>(args, stream);
+  if (!rows_aligned(args)) return launch_few_shape<TX, TW, 1, 2, 8>(args, stream);
+  if (choice_tokens(args) <= 4) return launch_few_shape<TX, TW, kVec, 1, 2>(args, stream);
   launch_few_shape<TX, TW, kVec, 2, 8>(args, stream);
 }
 
@@ -88,10 +104,10 @@ void router_logits(Stream& stream, const RouterLogitsArgs& args) {
   if (args.tokens > 0x7fffffff || args.hidden > 0x7fffff00)
     throw_unsupported("tokens, hidden: got " + std::to_string(args.tokens) + ", " + std::to_string(args.hidden) +
                       ", expected less than 2^31");
-  const cudaStream_t s = handle(stream);
-  const int device = stream.device().index;
+  const Target to = target(stream);
+  const cudaStream_t s = to.stream;
   const bool same = args.x_dtype == args.weight_dtype;
-  if (args.tokens <= kFewTokens) {
+  if (choice_tokens(args) <= kFewTokens) {
     if (args.x_dtype == DType::kF32) return launch_few<float, float>(args, s);
     if (args.x_dtype == DType::kBF16)
       return same ? launch_few<__nv_bfloat16, __nv_bfloat16>(args, s) : launch_few<__nv_bfloat16, float>(args, s);
@@ -101,16 +117,18 @@ void router_logits(Stream& stream, const RouterLogitsArgs& args) {
   p.input = args.x, p.weight = args.weight, p.bias = args.bias, p.output = args.logits;
   p.k = args.hidden, p.n = args.experts, p.max_rows = args.tokens;
   p.experts = 1, p.rows_per_input = 1, p.output_f32 = true;
+  p.step = args.step;
+  if (args.step) p.offsets = args.step->dense;  // an address in device memory, read there
   p.vector_store = args.experts % 8 == 0 && aligned16(args.logits);
-  if (args.x_dtype == DType::kF32) return launch_simt_f32(kSimt64, p, device, s);
-  if (!same) return launch_simt_router(args.x_dtype, p, device, s);
-  const bool aligned = args.hidden % 8 == 0 && aligned16(args.x) && aligned16(args.weight);
+  if (args.x_dtype == DType::kF32) return launch_simt_f32(kSimt64, p, to);
+  if (!same) return launch_simt_router(args.x_dtype, p, to);
   // n = 1 in choose(): never a tile of 128 rows, which would leave most of the chip idle on so narrow a product.
-  const Variant& variant = choose(args.x_dtype, p.k, 1, 1, p.max_rows, aligned, shared_memory_limit(device));
+  const Variant& variant = choose(args.x_dtype, p.k, 1, 1, choice_tokens(args), rows_aligned(args),
+                                  device_facts(to.device).shared_memory_limit);
   if (args.x_dtype == DType::kBF16)
-    launch_mma_bf16(variant, p, device, s);
+    launch_mma_bf16(variant, p, to);
   else
-    launch_mma_f16(variant, p, device, s);
+    launch_mma_f16(variant, p, to);
 }
 
 }  // namespace nexus::cuda

@@ -4,11 +4,11 @@
 
 namespace nexus::cuda {
 
-void launch_simt_router(DType input, const GroupedParams& params, int device, cudaStream_t stream) {
+void launch_simt_router(DType input, const GroupedParams& params, const Target& target) {
   if (input == DType::kBF16)
-    launch_simt_shape<SimtShape<__nv_bfloat16, float, 64, 64, 16, 4, 4, 3>>(kSimt64, params, device, stream);
+    launch_simt_shape<SimtShape<__nv_bfloat16, float, 64, 64, 16, 4, 4, 3>>(kSimt64, params, target);
   else
-    launch_simt_shape<SimtShape<__half, float, 64, 64, 16, 4, 4, 3>>(kSimt64, params, device, stream);
+    launch_simt_shape<SimtShape<__half, float, 64, 64, 16, 4, 4, 3>>(kSimt64, params, target);
 }
 
 }  // namespace nexus::cuda

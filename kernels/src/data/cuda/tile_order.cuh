@@ -10,12 +10,15 @@
 #pragma once
 #include <cstdint>
 
-#include "data/cuda/grouped.h"
+#include "data/cuda/grouped_lanes.cuh"
 
 namespace nexus::cuda {
 
+/// FRESH: past L1, as a kernel must read that has not yet waited for the one before it.
+template <bool FRESH = false>
 __device__ __forceinline__ int offset_at(const GroupedParams& p, int expert) {
-  return max(0, min(p.offsets[expert], static_cast<int>(p.max_rows)));
+  const int32_t* const at = p.offsets + expert;
+  return max(0, min(FRESH ? __ldcg(at) : *at, static_cast<int>(p.max_rows)));
 }
 
 /// The slot of sorted row `row`; -1 where it is none of the max_rows slots.
@@ -33,26 +36,30 @@ struct TilePlace {
 };
 
 /// Tile `index`, where an expert with r rows has ceil(r / ROWS) row tiles. All lanes of a warp call it and get the same
-/// answer. False: there is no such tile.
-template <int ROWS>
-__device__ __forceinline__ bool find_place(const GroupedParams& p, int index, TilePlace& place) {
+/// answer. False: there is no such tile. LANES: experts of other lanes than `only` have no tiles (only < 0: all have).
+template <int ROWS, bool LANES = false>
+__device__ __forceinline__ bool find_place(const GroupedParams& p, int index, TilePlace& place, int only = -1) {
   constexpr int kGroup = 8;
   const int wanted = index / p.n_tiles;  // the how-maniest row tile
   int expert = 0, first_tile = 0, begin = 0, rows = 0;
+  const auto rows_between = [&](int e, int from, int to) {
+    if (LANES && only >= 0 && lane_of(p.lanes.table, e) != only) return 0;
+    return max(0, to - from);
+  };
   if (p.offsets == nullptr) {
-    rows = static_cast<int>(p.max_rows);
+    rows = rows_between(0, 0, static_cast<int>(p.max_rows));
     if (wanted >= (rows + ROWS - 1) / ROWS) return false;
   } else {
     const int lane = threadIdx.x & 31;
     const int per_lane = (p.experts + 31) / 32;
     const int first = min(lane * per_lane, p.experts);
     const int last = min(first + per_lane, p.experts);
-    const int lane_begin = offset_at(p, first);
+    const int lane_begin = offset_at<LANES>(p, first);
     int tiles = 0, previous = lane_begin;
 #pragma unroll 4
     for (int e = first; e < last; ++e) {
-      const int next = offset_at(p, e + 1);
-      tiles += (max(0, next - previous) + ROWS - 1) / ROWS;
+      const int next = offset_at<LANES>(p, e + 1);
+      tiles += (rows_between(e, previous, next) + ROWS - 1) / ROWS;
       previous = next;
     }
     int through = tiles;
@@ -68,8 +75,8 @@ __device__ __forceinline__ bool find_place(const GroupedParams& p, int index, Ti
       first_tile = through - tiles;
       begin = lane_begin;
       for (expert = first; expert < last; ++expert) {
-        const int next = offset_at(p, expert + 1);
-        rows = max(0, next - begin);
+        const int next = offset_at<LANES>(p, expert + 1);
+        rows = rows_between(expert, begin, next);
         const int count = (rows + ROWS - 1) / ROWS;
         if (wanted < first_tile + count) break;
         first_tile += count;

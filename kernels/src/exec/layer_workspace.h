@@ -1,0 +1,71 @@
+// What a layer's steps work in: one piece of device memory, laid out by token bucket, so that a recorded step and an
+// eager one of the same bucket find everything in the same place.
+#pragma once
+#include <atomic>
+
+#include "nexus/layer.h"
+
+namespace nexus {
+
+/// The pieces of a workspace.
+struct Scratch {
+  StepBlock* step;
+  float* logits;
+  int32_t *expert_ids, *counts, *offsets, *order;
+  float* weights;
+  void* route;
+  void* rows;
+  void* mlp;
+  void* shared_rows;
+  void* shared_mlp;
+  float* shared_scale;
+};
+
+/// Where the pieces lie for steps of up to `bucket` tokens.
+class Layout {
+ public:
+  Layout(const LayerDesc& desc, DeviceId device, int64_t bucket);
+  size_t bytes() const { return bytes_; }
+  Scratch at(void* base) const;
+
+ private:
+  size_t take(size_t bytes);
+
+  size_t bytes_ = 0;
+  size_t step_, logits_, expert_ids_, counts_, offsets_, order_, weights_, route_, rows_, mlp_;
+  size_t shared_rows_ = 0, shared_mlp_ = 0, shared_scale_ = 0;
+};
+
+/// Held by the layer that steps in it, and by the graphs that were recorded with it.
+class Workspace {
+ public:
+  Workspace(const std::shared_ptr<Stream>& stream, size_t bytes)
+      : buffer_(Buffer::allocate(stream, bytes)), last_(stream) {}
+  /// Given back behind the last step that used it.
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  void* data() const { return buffer_->data(); }
+  size_t bytes() const { return buffer_->bytes(); }
+  /// Steps are in one order over all streams (the layer sees to it), so the last one stands for all.
+  void used_on(const std::shared_ptr<Stream>& stream) {
+    if (last_ != stream) last_ = stream;
+  }
+  /// The layer has another one now, or none: who still holds this one pays for it.
+  void retire() { retired_ = true; }
+  bool retired() const { return retired_; }
+
+ private:
+  std::shared_ptr<Buffer> buffer_;
+  std::shared_ptr<Stream> last_;
+  std::atomic<bool> retired_{false};
+};
+
+/// Lets go of device memory behind what is queued on `stream` now. Saying so only here, and not at every step, is what
+/// keeps memory that lives long from holding every stream (and every slice of one) that ever used it.
+void drop_behind(const std::shared_ptr<Stream>& stream, std::shared_ptr<Buffer> buffer) noexcept;
+/// Lets go of anything else that queued work uses: at once when the stream has come that far, else when it has.
+void keep_until_reached(const std::shared_ptr<Stream>& stream, std::shared_ptr<void> held) noexcept;
+
+}  // namespace nexus

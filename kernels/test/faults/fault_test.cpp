@@ -1,0 +1,157 @@
+// The fault seam and what a fault leaves behind. Linked with the execution plane of NEXUS_FAULTS; the variable is set
+// anew by each test, sticky faults and hangs run in a process of their own.
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <future>
+#include <thread>
+
+#include "harness.h"
+#include "nexus/step.h"
+
+using namespace nexus;
+using namespace nexus::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+struct Fault {
+  explicit Fault(const char* text) { setenv("NEXUS_FAULT", text, 1); }
+  ~Fault() { unsetenv("NEXUS_FAULT"); }
+};
+
+bool is_child() { return std::getenv("NEXUS_TEST_CHILD") != nullptr; }
+int run_in_child(const std::string& filter) {
+  std::vector<std::string> variables{"NEXUS_TEST_CHILD=1"};
+  for (char** v = environ; *v != nullptr; ++v) variables.push_back(*v);
+  std::vector<char*> environment;
+  for (auto& v : variables) environment.push_back(v.data());
+  environment.push_back(nullptr);
+  std::string program = "/proc/self/exe", argument = filter;
+  char* arguments[] = {program.data(), argument.data(), nullptr};
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+  pid_t pid = 0;
+  const int error = posix_spawn(&pid, program.c_str(), &actions, nullptr, arguments, environment.data());
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) NEXUS_FAIL(std::string("posix_spawn: ") + std::strerror(error));
+  int status = 0;
+  waitpid(pid, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+std::exception_ptr completion_of(const std::shared_ptr<Stream>& stream) {
+  auto promise = std::make_shared<std::promise<std::exception_ptr>>();
+  auto future = promise->get_future();
+  on_complete(stream, [promise](std::exception_ptr e) { promise->set_value(std::move(e)); });
+  if (future.wait_for(20s) != std::future_status::ready) NEXUS_FAIL("no completion came");
+  return future.get();
+}
+
+}  // namespace
+
+TEST("every point fails as it is told, at the pass it is told, once, and what was half made is undone") {
+  for (const auto device : devices()) {
+    const auto stream = Stream::create(device);
+    const auto units = partition_info(device).minimum;
+    const auto buffer = Buffer::allocate(stream, 64);
+    const auto record = [&] { return Graph::capture(stream, [&] { stream->fill(buffer->data(), 1, 64); }); };
+    const auto graph = record();
+    const auto block = Buffer::allocate(stream, sizeof(StepBlock));
+    const auto lanes = LaneSet::create(stream, {0, 1, 0}, 2, {}, false);
+    const std::vector<std::pair<std::string, std::function<void()>>> points{
+        {"stream.create", [&] { (void)Stream::create(device); }},
+        {"buffer.allocate", [&] { (void)Buffer::allocate(stream, 64); }},
+        {"host.allocate", [&] { (void)HostBuffer::allocate(device, 64); }},
+        {"partition.create", [&] { (void)Partition::create(device, {units}); }},
+        {"partition.stream", [&] { (void)Partition::create(device, {units})->create_stream(0, 0); }},
+        {"graph.capture", [&] { (void)record(); }},
+        {"graph.instantiate", [&] { (void)record(); }},
+        {"graph.launch", [&] { graph->launch(stream); }},
+        {"step.launch", [&] { begin_step(*stream, {}, static_cast<StepBlock*>(block->data())); }},
+        {"count_ring.create", [&] { (void)CountRing::create(device, 8, 4); }},
+        {"lane_set.update", [&] { lanes->update(stream, {1, 1, 0}, {}); }},
+    };
+    const auto live = memory_stats(device).live_buffers;
+    for (const auto& [name, call] : points) {
+      for (const auto& [suffix, code] : {std::pair<const char*, ErrorCode>{"", ErrorCode::kInternal},
+                                         {":1:error", ErrorCode::kInternal},
+                                         {":3:oom", ErrorCode::kOutOfMemory}}) {
+        const Fault fault((name + suffix).c_str());
+        if (std::string(suffix) == ":3:oom") call(), call();
+        CHECK(expect_error(code, call).find(name) != std::string::npos);
+        call();
+        CHECK(!stream->capturing());
+        stream->synchronize();
+      }
+    }
+    CHECK_EQ(memory_stats(device).live_buffers, live);
+  }
+}
+
+TEST("a wrong NEXUS_FAULT is named") {
+  for (const char* text : {"buffer.allocate:0", "buffer.allocate:x", "buffer.allocate:1:fire"}) {
+    const Fault fault(text);
+    CHECK(expect_error(ErrorCode::kInvalidArgument, [] { (void)Stream::create(DeviceId{-1}); }).find(text) !=
+          std::string::npos);
+  }
+}
+
+TEST("a device that breaks stays broken: every later call and completion says so") {
+  constexpr const char* kName = "a device that breaks";
+  if (!is_child()) {
+    CHECK_EQ(run_in_child(kName), 0);
+    return;
+  }
+  for (const auto device : devices()) {
+    const auto stream = Stream::create(device), other = Stream::create(device);
+    const auto buffer = Buffer::allocate(stream, 64);
+    auto graph = Graph::capture(stream, [&] { stream->fill(buffer->data(), 1, 64); });
+    {
+      const Fault fault("graph.launch:2:device");
+      graph->launch(stream);
+      expect_error(ErrorCode::kDevice, [&] { graph->launch(stream); });
+    }
+    expect_error(ErrorCode::kDevice, [&] { graph->launch(other); });
+    expect_error(ErrorCode::kDevice, [&] { stream->synchronize(); });
+    expect_error(ErrorCode::kDevice, [&] { other->fill(buffer->data(), 1, 64); });
+    expect_error(ErrorCode::kDevice, [&] { (void)Buffer::allocate(other, 64); });
+    expect_error(ErrorCode::kDevice, [&] { (void)Stream::create(device); });
+    for (const auto& s : {stream, other}) {
+      try {
+        const auto error = completion_of(s);
+        if (error) std::rethrow_exception(error);
+        NEXUS_FAIL("no error came");
+      } catch (const Error& e) {
+        CHECK(e.code == ErrorCode::kDevice);
+        CHECK_EQ(e.native, "cudaErrorIllegalAddress");
+      }
+    }
+    graph.reset();
+  }
+}
+
+TEST("a stream that hangs holds up no other, and not the end of the process") {
+  constexpr const char* kName = "a stream that hangs";
+  if (!is_child()) {
+    CHECK_EQ(run_in_child(kName), 0);
+    return;
+  }
+  const DeviceId device{-1};
+  static const auto stream = Stream::create(device);
+  const auto other = Stream::create(device);
+  {
+    const Fault fault("buffer.allocate:1:hang");
+    (void)Buffer::allocate(stream, 64);
+  }
+  static std::atomic<bool> ran{false};
+  stream->enqueue([] { ran = true; });
+  other->enqueue([] {});
+  other->synchronize();
+  std::this_thread::sleep_for(100ms);
+  CHECK(!ran);
+}
