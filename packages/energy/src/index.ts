@@ -16,11 +16,22 @@ export {
   tokensPerJoule,
 } from './attribution.js'
 export {
+  EnergyFeed,
+  type EnergyFeedOptions,
+  type FeedStep,
+  meterSteps,
+  type StepRecorder,
+  type WindowAttribution,
+} from './feed.js'
+export {
   type EnergyInventory,
   energyInventory,
   type GpuInfo,
   type InventoryOptions,
   type MigInfo,
+  type MigInstance,
+  migInstanceOf,
+  migOf,
 } from './inventory.js'
 export type {
   EnergySource,
@@ -33,3 +44,12 @@ export type {
   ThrottleReason,
 } from './model.js'
 export { EnergyMonitor, type EnergyMonitorOptions, type IdleOptions, type MeasureOptions } from './monitor.js'
+export {
+  type FitPowerOptions,
+  fitPower,
+  modelledEnergy,
+  type PowerFit,
+  type PowerModel,
+  type PowerObservation,
+  powerModels,
+} from './power.js'

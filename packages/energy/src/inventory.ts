@@ -1,5 +1,5 @@
 /** What can be metered on this machine: GPUs, their MIG instances (read only), the processor's counters. */
-import { checkNumber, checkOptions, describe } from '@nexus/native'
+import { checkNumber, checkOptions, type DeviceSpec, describe, resolveDevice, systemInfo } from '@nexus/native'
 import { binding, call, type RawEnergyInventory } from './native.js'
 import { pause, throwIfAborted } from './wait.js'
 
@@ -100,4 +100,37 @@ export async function energyInventory(options: InventoryOptions = {}): Promise<E
     }
     await pause(waitMs, signal)
   }
+}
+
+/** A MIG instance, and the GPU that it is a part of. */
+export interface MigInstance {
+  readonly gpu: GpuInfo
+  readonly instance: MigInfo
+}
+
+/** CUDA says `GPU-…` of a MIG device too, NVML says `MIG-…`: the digits are the same. */
+const digits = (uuid: string): string => uuid.replace(/^(gpu|mig)-/i, '').toLowerCase()
+
+/**
+ * The MIG instance with this UUID, however it is written; `null` when there is none.
+ * @throws TypeError when `uuid` is no string
+ */
+export function migInstanceOf(uuid: string, inventory: Pick<EnergyInventory, 'gpus'>): MigInstance | null {
+  if (typeof uuid !== 'string') throw new TypeError(`uuid: expected a string, got ${describe(uuid)}`)
+  for (const gpu of inventory.gpus) {
+    const instance = gpu.migInstances.find((each) => digits(each.uuid) === digits(uuid))
+    if (instance !== undefined) return { gpu, instance }
+  }
+  return null
+}
+
+/**
+ * The MIG instance that this process was given as `device` (`CUDA_VISIBLE_DEVICES=MIG-…`), found by its UUID; `null` for a whole GPU, for the
+ * CPU, and where NVML cannot say.
+ * @throws as {@link energyInventory}; UnsupportedError where there is no such device
+ */
+export async function migOf(device: DeviceSpec = 'auto', options: InventoryOptions = {}): Promise<MigInstance | null> {
+  const name = resolveDevice(device)
+  const uuid = systemInfo().machine?.cuda.devices.find((each) => each.device === name)?.uuid
+  return uuid === undefined ? null : migInstanceOf(uuid, await energyInventory(options))
 }

@@ -1,6 +1,6 @@
 // What can be metered: GPUs, MIG instances, the processor's counters.
 import { describe, expect, it } from 'vitest'
-import { energyInventory } from '../src/index.js'
+import { energyInventory, migInstanceOf, migOf } from '../src/index.js'
 import { fakeNvml, fakeRapl, gpu0, gpu1, noFakeNvml } from './support/fakes.js'
 
 describe.skipIf(noFakeNvml)(`inventory${noFakeNvml === null ? '' : ` (${noFakeNvml})`}`, () => {
@@ -25,6 +25,21 @@ describe.skipIf(noFakeNvml)(`inventory${noFakeNvml === null ? '' : ` (${noFakeNv
       })),
     )
     expect(found).toEqual({ domains: ['package-0'], detail: '' })
+  })
+
+  it('finds the MIG instance that a CUDA device is by its UUID, however it is written', async () => {
+    fakeNvml('devices 2', 'mig 0 0', 'mig 1 3')
+    const inventory = await energyInventory()
+    const own = '00000001-0000-4000-8000-000000000002'
+    for (const uuid of [`MIG-${own}`, own, `GPU-${own}`, `mig-${own.toUpperCase()}`]) {
+      const found = migInstanceOf(uuid, inventory)
+      expect(found?.gpu).toBe(inventory.gpus[1])
+      expect(found?.instance).toMatchObject({ uuid: `MIG-${own}`, gpuInstance: 4, multiprocessors: 32 })
+    }
+    for (const uuid of [gpu0, gpu1, 'MIG-00000001-0000-4000-8000-000000000004', '']) {
+      expect(migInstanceOf(uuid, inventory)).toBeNull()
+    }
+    expect(await migOf('cpu')).toBeNull()
   })
 
   it('what is refused is null, and says so', async () => {
@@ -56,6 +71,8 @@ describe.skipIf(noFakeNvml)(`inventory${noFakeNvml === null ? '' : ` (${noFakeNv
 
 it('wrong options are named', async () => {
   await expect(energyInventory({ timeout: 1 } as never)).rejects.toThrow(/unknown option 'timeout'/)
+  expect(() => migInstanceOf(7 as never, { gpus: [] })).toThrow(/uuid: expected a string, got 7/)
+  await expect(migOf('gpu' as never)).rejects.toThrow(TypeError)
   await expect(energyInventory({ watchdogMs: 1 })).rejects.toThrow(/watchdogMs/)
   await expect(energyInventory({ signal: AbortSignal.abort(new Error('no')) })).rejects.toThrow('no')
 })

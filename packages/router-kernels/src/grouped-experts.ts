@@ -2,110 +2,34 @@
  * The experts' MLPs as grouped launches: each token's row goes through the MLP of the expert that it was routed to, all experts in one
  * launch per linear layer, the buckets read on the device.
  */
-import {
-  checkInteger,
-  checkOptions,
-  type DeviceSpec,
-  DisposedError,
-  describe,
-  requireOptions,
-  type Stream,
-  Tensor,
-} from '@nexus/native'
+import { checkInteger, checkOptions, DisposedError, describe, requireOptions, Tensor } from '@nexus/native'
 import { checkTensor } from './check.js'
 import {
-  type Activation,
-  checkMlpSpec,
-  defaultActivation,
-  type FloatDType,
-  linearShapes,
-  type MlpKind,
-  type MlpSpec,
-  mlpDesc,
-} from './mlp-options.js'
+  checkLane,
+  type ExpertsForwardOptions,
+  type GroupedExpertsOptions,
+  type RandomExpertsOptions,
+  shapeKeys,
+  specOf,
+} from './experts-options.js'
+import { type FloatDType, linearShapes, type MlpSpec, mlpDesc } from './mlp-options.js'
 import type { RawMlpDesc } from './native.js'
 import {
+  addTensorWriter,
   binding,
-  bufferOf,
   call,
   deviceIndex,
+  laneSetOn,
   type Placement,
   placement,
+  placementOf,
   readOn,
   readOrNull,
-  withScratch,
+  streamOf,
+  writeOn,
 } from './native.js'
 import { checkRouted, type RoutedTokens } from './routed-tokens.js'
-import { maxExperts } from './router-options.js'
-
-/** The shape and rule of a group of expert MLPs. */
-export interface ExpertsShape {
-  readonly kind: MlpKind
-  /** @default by kind: 'silu' for two-layer, 'relu' for three-layer, 'swiglu' for gated */
-  readonly activation?: Activation
-  /** Clamp of 'clamped-swiglu'. @default 7 */
-  readonly limit?: number
-  /** Slope of 'clamped-swiglu'. @default 1.702 */
-  readonly alpha?: number
-  /** 1 to 1024. */
-  readonly numExperts: number
-  readonly inputDim: number
-  /** Inner width; of a gated MLP the width after the gate. */
-  readonly hiddenDim: number
-  readonly outputDim: number
-  /** Of tokens, weights and output; sums are float32. 'i32' is refused. */
-  readonly dtype: FloatDType
-  /** @default the device of the weights, else 'auto' */
-  readonly device?: DeviceSpec
-  /** @default the device's default stream */
-  readonly stream?: Stream
-}
-
-/** Options of {@link GroupedExperts}. */
-export interface GroupedExpertsOptions extends ExpertsShape {
-  /**
-   * One tensor per linear layer, [numExperts, rows, columns] as torch's Linear has it. The first one of a gated MLP is
-   * [numExperts, 2·hiddenDim, inputDim] with gate i in row 2i and up i in row 2i + 1. The caller keeps them and disposes of them.
-   */
-  readonly weights: readonly Tensor[]
-  /** One f32 tensor [numExperts, rows] or `null` per linear layer. @default no biases */
-  readonly biases?: readonly (Tensor | null)[]
-}
-
-/** Options of {@link GroupedExperts.random}. */
-export interface RandomExpertsOptions extends ExpertsShape {
-  /** @default false */
-  readonly bias?: boolean
-  /** 0 to 2^32 - 1: the same seed gives the same bits on every device. @default 0 */
-  readonly seed?: number
-}
-
-/** Options of {@link GroupedExperts.forward}. */
-export interface ExpertsForwardOptions {
-  /** f32 [tokens, topK]: scales each slot's input (Llama-4). @default null */
-  readonly inputScale?: Tensor | null
-}
-
-const shapeKeys = [
-  'kind',
-  'activation',
-  'limit',
-  'alpha',
-  'numExperts',
-  'inputDim',
-  'hiddenDim',
-  'outputDim',
-  'dtype',
-  'device',
-  'stream',
-]
-
-function specOf(options: ExpertsShape): MlpSpec {
-  const { kind, numExperts, inputDim, hiddenDim, outputDim, dtype, limit = 7, alpha = 1.702 } = options
-  checkInteger('numExperts', numExperts, 1, maxExperts)
-  const activation = options.activation ?? defaultActivation[kind]
-  return checkMlpSpec({ kind, activation, limit, alpha, numExperts, inputDim, hiddenDim, outputDim, dtype })
-}
+import { Workspace } from './workspace.js'
 
 /** Expert MLPs on one device. */
 export class GroupedExperts {
@@ -114,6 +38,8 @@ export class GroupedExperts {
   readonly #desc: RawMlpDesc
   readonly #weights: readonly Tensor[]
   readonly #biases: readonly (Tensor | null)[]
+  readonly #scratch = new Workspace()
+  #scratchBytes = { rows: -1, bytes: 0 }
   #owned: readonly Tensor[] = []
   #disposed = false
 
@@ -179,14 +105,16 @@ export class GroupedExperts {
   }
 
   /**
-   * Every slot's row through its expert's MLP.
+   * Every slot's row through its expert's MLP. Lanes never change a bit of the result.
    * @param x [tokens, inputDim] of the experts' dtype
-   * @returns [tokens·topK, outputDim] in slot order, of the experts' dtype; the caller disposes of it
+   * @returns [tokens·topK, outputDim] in slot order, of the experts' dtype; a new one is the caller's to dispose of
+   * @throws TypeError, RangeError naming the argument; DisposedError; GraphCaptureError when it would have to allocate while the stream is
+   * recorded: give `out`, and run as many rows on that stream once before
    */
   forward(x: Tensor, routed: RoutedTokens, options: ExpertsForwardOptions = {}): Tensor {
     if (this.#disposed) throw new DisposedError('these GroupedExperts were disposed')
-    checkOptions('forward options', options, ['inputScale'])
-    const { device, stream } = this.#at
+    checkOptions('forward options', options, ['inputScale', 'stream', 'out', 'lanes', 'lane'])
+    const { device, stream } = placementOf(this.#at, options.stream)
     const { numExperts, inputDim, outputDim, dtype } = this.spec
     checkRouted(routed)
     const { tokens, topK } = routed
@@ -196,25 +124,29 @@ export class GroupedExperts {
     checkTensor('x', x, { dtype, device, shape: [tokens, inputDim] })
     checkTensor('routed.offsets', routed.offsets, { dtype: 'i32', device, shape: [numExperts + 1] })
     checkTensor('routed.order', routed.order, { dtype: 'i32', device, shape: [tokens * topK] })
-    const { inputScale = null } = options
+    const { inputScale = null, lanes = null } = options
     if (inputScale !== null) checkTensor('inputScale', inputScale, { dtype: 'f32', device, shape: [tokens, topK] })
+    const shape = [tokens * topK, outputDim]
+    if (options.out !== undefined) checkTensor('out', options.out, { dtype, device, shape })
+    const lane = checkLane(options, numExperts, device)
 
-    const weights = this.#weights.map((tensor) => bufferOf(tensor))
-    const biases = this.#biases.map((tensor) => tensor && bufferOf(tensor))
-    const input = readOn(stream, x)
-    const offsets = readOn(stream, routed.offsets)
-    const order = readOn(stream, routed.order)
-    const scale = readOrNull(stream, inputScale)
-    const rows = Tensor.empty([tokens * topK, outputDim], { dtype, device, stream })
+    const rows = options.out ?? Tensor.empty(shape, { dtype, device, stream })
     if (tokens === 0) return rows
     try {
-      const bytes = call(() =>
-        binding().routerKernels.mlpWorkspaceBytes(deviceIndex(device), this.#desc, tokens * topK),
-      )
-      const out = bufferOf(rows)
-      withScratch(stream, bytes, (scratch, on) =>
+      const weights = this.#weights.map((tensor) => readOn(stream, tensor))
+      const biases = this.#biases.map((tensor) => readOrNull(stream, tensor))
+      const input = readOn(stream, x)
+      const offsets = readOn(stream, routed.offsets)
+      const order = readOn(stream, routed.order)
+      const scale = readOrNull(stream, inputScale)
+      const table = lanes === null ? null : laneSetOn(stream, lanes)
+      const scratch = this.#scratch.take(stream, this.#workspaceBytes(tokens * topK))
+      // Other lanes write the rest of it at the same time: it stays with the stream that they are joined to.
+      const out = lane < 0 ? writeOn(stream, rows) : readOn(stream, rows)
+      if (lane >= 0) addTensorWriter(rows, stream)
+      call(() =>
         binding().routerKernels.groupedMlp(
-          on,
+          streamOf(stream),
           this.#desc,
           weights,
           biases,
@@ -226,10 +158,12 @@ export class GroupedExperts {
           scale,
           out,
           scratch,
+          table,
+          lane,
         ),
       )
     } catch (error) {
-      rows.dispose()
+      if (options.out === undefined) rows.dispose()
       throw error
     }
     return rows
@@ -247,9 +181,19 @@ export class GroupedExperts {
     return this.#disposed
   }
 
-  /** Releases what `random` made; tensors that the experts were given stay the caller's. Twice is fine. */
+  #workspaceBytes(rows: number): number {
+    if (this.#scratchBytes.rows !== rows) {
+      const device = deviceIndex(this.#at.device)
+      const bytes = call((b) => b.routerKernels.mlpWorkspaceBytes(device, this.#desc, rows))
+      this.#scratchBytes = { rows, bytes }
+    }
+    return this.#scratchBytes.bytes
+  }
+
+  /** Releases what `random` made, and workspaces; tensors that the experts were given stay the caller's. Twice is fine. */
   dispose(): void {
     this.#disposed = true
+    this.#scratch.dispose()
     for (const tensor of this.#owned) tensor.dispose()
   }
 

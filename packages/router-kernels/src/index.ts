@@ -5,13 +5,13 @@
  * @packageDocumentation
  */
 export { type CombineMode, type CombineOptions, combine } from './combine.js'
-export {
-  type ExpertsForwardOptions,
-  type ExpertsShape,
-  GroupedExperts,
-  type GroupedExpertsOptions,
-  type RandomExpertsOptions,
-} from './grouped-experts.js'
+export type {
+  ExpertsForwardOptions,
+  ExpertsShape,
+  GroupedExpertsOptions,
+  RandomExpertsOptions,
+} from './experts-options.js'
+export { GroupedExperts } from './grouped-experts.js'
 export type { Activation, FloatDType, GatedActivation, MlpKind, MlpSpec, PlainActivation } from './mlp-options.js'
 export {
   type DeepseekPresetOptions,
@@ -22,7 +22,7 @@ export {
   routers,
 } from './presets.js'
 export type { RoutedTokens } from './routed-tokens.js'
-export { Router } from './router.js'
+export { type RouteOptions, Router } from './router.js'
 export type {
   Normalize,
   RouterGroups,

@@ -1,22 +1,23 @@
-/**
- * The one file of this package that touches the native binding: buffers and streams of public objects, and scratch memory whose
- * release is queued behind its use.
- */
-import { type DeviceName, type DeviceSpec, Event, resolveDevice, Stream, type Tensor } from '@nexus/native'
-import {
+/** The one file of this package that touches the native binding: buffers and streams of public objects, ordered behind each other. */
+import { type DeviceName, type DeviceSpec, resolveDevice, Stream, type Tensor } from '@nexus/native'
+import { type BufferHandle, bufferOf, orderBehind, setTensorStream } from '@nexus/native/binding'
+
+export {
+  addTensorWriter,
   type BufferHandle,
   binding,
   bufferOf,
+  type Capture,
   call,
+  captureOn,
+  countRingOf,
   deviceIndex,
-  type StreamHandle,
-  setTensorStream,
+  dtypeCode,
+  laneSetOn,
+  type RawMlpDesc,
+  type RawRouterDesc,
   streamOf,
-  tensorStream,
 } from '@nexus/native/binding'
-
-export { dtypeCode, type RawMlpDesc, type RawRouterDesc } from '@nexus/native/binding'
-export { binding, bufferOf, call, deviceIndex, streamOf }
 
 /** Where a primitive runs. The stream is the one given, else the device's default one. */
 export interface Placement {
@@ -37,19 +38,18 @@ export function placement(device: DeviceSpec | undefined, stream: Stream | undef
   return { device: name, stream }
 }
 
-/** Work queued on `stream` from now on waits for whatever wrote `tensor` on another stream; the host does not wait. */
-function follow(tensor: Tensor, stream: Stream): void {
-  const writer = tensorStream(tensor)
-  if (writer === stream) return
-  using written = Event.create(stream.device)
-  written.record(writer)
-  stream.wait(written)
+/**
+ * The placement of one call: `at`, or the stream that the call names.
+ * @throws RangeError when that stream is on another device
+ */
+export function placementOf(at: Placement, stream: Stream | undefined): Placement {
+  return stream === undefined || stream === at.stream ? at : placement(at.device, stream)
 }
 
 /** A tensor's buffer for reading on `stream`, ordered behind the stream that wrote it. */
 export function readOn(stream: Stream, tensor: Tensor, name?: string): BufferHandle {
   const buffer = bufferOf(tensor, name)
-  follow(tensor, stream)
+  orderBehind(stream, tensor)
   return buffer
 }
 
@@ -62,17 +62,4 @@ export function writeOn(stream: Stream, tensor: Tensor, name?: string): BufferHa
   const buffer = readOn(stream, tensor, name)
   setTensorStream(tensor, stream)
   return buffer
-}
-
-/** Runs `use` with `bytes` of scratch memory; the memory goes back when the work that `use` enqueued is done. */
-export function withScratch<T>(stream: Stream, bytes: number, use: (scratch: BufferHandle, on: StreamHandle) => T): T {
-  const on = streamOf(stream)
-  return call(() => {
-    const scratch = binding().native.bufferCreate(on, bytes)
-    try {
-      return use(scratch, on)
-    } finally {
-      binding().native.release(scratch)
-    }
-  })
 }

@@ -45,10 +45,12 @@ function time(policy, guarded) {
   return { medianUs: at(0.5), p99Us: at(0.99) }
 }
 
+const power = { idleWatts: 107, joulesPerByte: 1.16e-10, joulesPerFlop: 9e-13, smWatts: 0.3 }
+const list = Object.entries(policies).map(([name, make]) => [name, make()])
+list.push(['adaptive by joules', policies.adaptive({ objective: 'joules', power, latencyBoundUs: 2000 })])
 const decisions = Object.fromEntries(
-  Object.values(policies).map((make) => {
-    const policy = make()
-    return [policy.name, { alone: time(policy, false), guarded: time(policy, true) }]
+  list.map(([name, policy]) => {
+    return [name, { alone: time(policy, false), guarded: time(policy, true) }]
   }),
 )
 console.log(JSON.stringify({ node: process.version, cpu: cpus()[0]?.model ?? null, experts, decisions }, null, 2))

@@ -8,7 +8,7 @@
  * Prefix sums over the ranking make a slice's time a matter of one binary search: the hotter an expert, the more it computes
  * for each byte, so within a slice those bound by arithmetic come before those bound by memory.
  */
-import { type CostModel, expertBytes, type Placement, predictStep } from './cost.js'
+import { type CostModel, expertBytes, expertFlops, join, type Placement, predictStep } from './cost.js'
 import { interpolate } from './device.js'
 import type { Constraints } from './policy.js'
 
@@ -61,11 +61,33 @@ export class Arranger {
     return this.#place(sms, this.#ranking.cuts(sms))
   }
 
-  #place(sms: readonly number[], cuts: readonly number[]): Arrangement {
+  /**
+   * As many cold experts as end within `limitUs` queued in one slice of `sms` SMs, the hot ones in a slice with nearly all the others: for work
+   * that is bound by memory, the fewest SMs that wait for it. `null` where there is no room for it.
+   */
+  queued(sms: number, limitUs: number): Placement | null {
+    const { sms: all, granularity, minSms } = this.#constraints
+    const least = Math.max(1, Math.ceil(minSms / granularity)) * granularity
+    const slices = sliceCount(this.#constraints, this.#load.length)
+    const hot = all - sms - (slices - 2) * least
+    if (slices < 2 || sms < least || hot < least || sms % granularity !== 0) return null
+    const first = this.#ranking.tail(sms, limitUs, slices - 1)
+    const sizes = Array.from({ length: slices }, (_, s) => (s === 0 ? hot : s === slices - 1 ? sms : least))
+    // Those between have one expert each.
+    const cuts = [0, ...sizes.slice(1).map((_, s) => first - (slices - 2 - s)), this.#load.length]
+    return { sms: sizes, sliceOf: this.#slicesOf(cuts) }
+  }
+
+  #slicesOf(cuts: readonly number[]): number[] {
     const sliceOf = new Array<number>(this.#load.length).fill(0)
-    for (let s = 0; s < sms.length; s++) {
+    for (let s = 0; s + 1 < cuts.length; s++) {
       for (let i = cuts[s] ?? 0; i < (cuts[s + 1] ?? 0); i++) sliceOf[this.#ranking.order[i] ?? 0] = s
     }
+    return sliceOf
+  }
+
+  #place(sms: readonly number[], cuts: readonly number[]): Arrangement {
+    const sliceOf = this.#slicesOf(cuts)
     return { sms: [...sms], sliceOf, predictedUs: predictStep(this.#cost, this.#load, { sms, sliceOf }).stepUs }
   }
 }
@@ -93,6 +115,8 @@ function rank(load: ArrayLike<number>): Int32Array {
 class Ranking {
   readonly order: Int32Array
   readonly #cost: CostModel | null
+  readonly #together: boolean
+  readonly #exposed: number
   readonly #bytes: Float64Array
   readonly #flops: Float64Array
   /** Prefix sums, one longer than the experts. */
@@ -103,6 +127,8 @@ class Ranking {
   constructor(load: ArrayLike<number>, cost: CostModel | null) {
     const experts = load.length
     this.#cost = cost
+    this.#together = cost?.overlap === 'slice'
+    this.#exposed = cost?.exposed ?? 0
     this.order = rank(load)
     this.#bytes = new Float64Array(experts)
     this.#flops = new Float64Array(experts)
@@ -112,7 +138,7 @@ class Ranking {
     for (let i = 0; i < experts; i++) {
       const a = load[this.order[i] ?? 0] ?? 0
       const bytes = cost === null ? 0 : expertBytes(cost, a)
-      const flops = cost === null ? a : cost.assignmentFlop * a
+      const flops = cost === null ? a : expertFlops(cost, a)
       this.#bytes[i] = bytes
       this.#flops[i] = flops
       this.#bytesBefore[i + 1] = (this.#bytesBefore[i] ?? 0) + bytes
@@ -141,11 +167,21 @@ class Ranking {
   }
 
   #time(from: number, to: number, speed: readonly [number, number], boundary: number): number {
+    const [perByte, perFlop] = speed
+    const overhead = (this.#overheadBefore[to] ?? 0) - (this.#overheadBefore[from] ?? 0)
+    if (this.#together) {
+      const bytes = (this.#bytesBefore[to] ?? 0) - (this.#bytesBefore[from] ?? 0)
+      const flops = (this.#flopsBefore[to] ?? 0) - (this.#flopsBefore[from] ?? 0)
+      return join(bytes * perByte, flops * perFlop, this.#exposed) + overhead
+    }
     const split = Math.min(to, Math.max(from, boundary))
     const flops = (this.#flopsBefore[split] ?? 0) - (this.#flopsBefore[from] ?? 0)
     const bytes = (this.#bytesBefore[to] ?? 0) - (this.#bytesBefore[split] ?? 0)
-    const overhead = (this.#overheadBefore[to] ?? 0) - (this.#overheadBefore[from] ?? 0)
-    return flops * speed[1] + bytes * speed[0] + overhead
+    const longer = flops * perFlop + bytes * perByte + overhead
+    if (this.#exposed === 0) return longer
+    const hiddenBytes = (this.#bytesBefore[split] ?? 0) - (this.#bytesBefore[from] ?? 0)
+    const hiddenFlops = (this.#flopsBefore[to] ?? 0) - (this.#flopsBefore[split] ?? 0)
+    return longer + this.#exposed * (hiddenBytes * perByte + hiddenFlops * perFlop)
   }
 
   /** Cuts that give each slice the same part of the work on the whole device, and at least one expert. */
@@ -167,6 +203,21 @@ class Ranking {
     }
     cuts.push(experts)
     return cuts
+  }
+
+  /** Where the coldest begin that so many SMs do within a time; `from` hotter ones and one of the coldest at least. */
+  tail(sms: number, limitUs: number, from: number): number {
+    const experts = this.order.length
+    const speed = this.#speed(sms)
+    const boundary = this.#boundary(speed)
+    let low = from
+    let high = experts - 1
+    while (low < high) {
+      const middle = (low + high) >> 1
+      if (this.#time(middle, experts, speed, boundary) <= limitUs) high = middle
+      else low = middle + 1
+    }
+    return low
   }
 
   /** Sizes for given cuts. */

@@ -17,7 +17,7 @@ export function budgets(
   sliceOf: readonly number[],
 ): SliceBudget[] {
   const experts: number[][] = layout.slices.map(() => [])
-  for (const [e, s] of sliceOf.entries()) experts[s]?.push(e)
+  for (let e = 0; e < sliceOf.length; e++) experts[sliceOf[e] ?? 0]?.push(e)
   return layout.slices.map(({ name, sms }, i): SliceBudget => {
     const asked = i < ofPolicy ? undefined : reserved[i - ofPolicy]
     const { enforcement, grantedSms, reason } = enforcements[i] ?? { enforcement: 'none', grantedSms: sms, reason: '' }
@@ -30,6 +30,7 @@ export function budgets(
       grantedSms,
       l2Share,
       l2Bytes: device.persistingL2Bytes === null ? null : Math.floor(l2Share * device.persistingL2Bytes),
+      l2Enforcement: l2Share > 0 ? 'advisory' : 'none',
       bandwidthCap: asked?.bandwidthCap ?? null,
       bandwidthBytesPerSecond: bandwidthOf(device, grantedSms),
       priority: asked?.priority ?? 0,

@@ -1,19 +1,27 @@
 /**
- * The cost model: how long an expert's work takes on n SMs.
+ * The cost model: how long an expert's work takes on n SMs, and a step that is laid out in slices.
  *
- *     bytes(a) = weightBytes · min(1, a) + assignmentBytes · a        flop(a) = assignmentFlop · a
- *     time(a, n) = max(bytes(a) / bandwidth(n), flop(a) / rate(n)) + overheadUs · min(1, a)
+ *     bytes(a) = weightBytes · min(1, a) + assignmentBytes · a        flop(a) = assignmentFlop · rows(a)
+ *     join(m, c) = max(m, c) + exposed · min(m, c)
+ *     time(a, n) = join(bytes(a) / bandwidth(n), flop(a) / rate(n)) + overheadUs · min(1, a)
  *
  * with a the assignments of the expert in a step. An expert without any is not read; of an expected count below 1, that is the
- * probability that it is (to first order), hence min(1, a). A slice does its experts one after the other: their times add up. A step
- * ends when its slowest slice has, and not before the memory, which all slices share, has given all bytes:
+ * probability that it is (to first order), hence min(1, a). rows(a) is a in whole tiles, and what an expert costs besides: kernels compute
+ * tiles of rows, full or not. Memory and arithmetic run beside each other, but for the part that is `exposed`.
  *
- *     step = max(max_s Σ_{e in s} time(a_e, n_s), Σ_e bytes(a_e) / bandwidth(all))
+ * A slice does its experts one after the other (`overlap: 'none'`: their times add up), or it is a persistent kernel in which the experts that
+ * wait for memory run beside those that compute (`overlap: 'slice'`: bytes and operations of all its experts are added up first, and
+ * then joined once). A step ends when its slowest slice has, and not before the memory, which all slices share, has given all bytes:
+ *
+ *     step = stepUs + perSliceUs · (slices - 1) + perAssignmentUs · Σ_e a_e
+ *          + max(max_s slice_s, Σ_e bytes(a_e) / bandwidth(all))
+ *
+ * What a real device's kernels need of this is fitted by `calibrate` of the simulator.
  */
-import { checkInteger, checkNumber, checkOptions } from '@nexus/native'
+import { checkInteger, checkNumber, checkOneOf, checkOptions } from '@nexus/native'
 import { type Curve, type DeviceDescription, interpolate } from './device.js'
 
-/** The parameters, as data; {@link gatedExpertCost} computes them of a layer's shape. */
+/** The parameters, as data; {@link gatedExpertCost} computes them of a layer's shape, `calibrate` of measurements. */
 export interface CostModel {
   /** Bytes a second by SMs. */
   readonly bandwidth: Curve
@@ -27,6 +35,41 @@ export interface CostModel {
   readonly assignmentFlop: number
   /** Microseconds that an expert with work costs besides. */
   readonly overheadUs: number
+  /**
+   * Whether the experts of a slice run one after the other, or beside each other.
+   * @default 'none'
+   */
+  readonly overlap?: 'none' | 'slice'
+  /**
+   * The part of the shorter of memory's and arithmetic's time that is not hidden behind the longer, 0 to 1.
+   * @default 0
+   */
+  readonly exposed?: number
+  /**
+   * Rows are computed in multiples of this.
+   * @default 1
+   */
+  readonly rowTile?: number
+  /**
+   * Rows' worth of arithmetic that an expert with work costs besides (filling and draining a pipeline).
+   * @default 0
+   */
+  readonly extraRows?: number
+  /**
+   * Microseconds of a step that do not depend on its load: launches, routing.
+   * @default 0
+   */
+  readonly stepUs?: number
+  /**
+   * Microseconds that each slice after the first costs a step: fork, launch, join.
+   * @default 0
+   */
+  readonly perSliceUs?: number
+  /**
+   * Microseconds that each assignment costs outside of the slices: routing and combining on the whole device.
+   * @default 0
+   */
+  readonly perAssignmentUs?: number
 }
 
 /** The shape of a layer's gated experts: [hiddenDim, inputDim] twice and [outputDim, hiddenDim]. */
@@ -42,11 +85,13 @@ export interface GatedExpertShape {
   readonly bytesPerValue?: number
   /** @default 0.5 */
   readonly overheadUs?: number
+  /** @default 'none' */
+  readonly overlap?: 'none' | 'slice'
 }
 
 /** The cost model of gated experts on a device: weights read once, each assignment's input read and output written once. */
 export function gatedExpertCost(device: DeviceDescription, shape: GatedExpertShape): CostModel {
-  checkOptions('shape', shape, ['inputDim', 'hiddenDim', 'outputDim', 'bytesPerValue', 'overheadUs'])
+  checkOptions('shape', shape, ['inputDim', 'hiddenDim', 'outputDim', 'bytesPerValue', 'overheadUs', 'overlap'])
   const inputDim = checkInteger('shape.inputDim', shape.inputDim, 1)
   const hiddenDim = checkInteger('shape.hiddenDim', shape.hiddenDim, 1)
   const outputDim = checkInteger('shape.outputDim', shape.outputDim ?? inputDim, 1)
@@ -59,6 +104,7 @@ export function gatedExpertCost(device: DeviceDescription, shape: GatedExpertSha
     assignmentBytes: bytes * (inputDim + outputDim),
     assignmentFlop: 2 * weights,
     overheadUs: checkNumber('shape.overheadUs', shape.overheadUs ?? 0.5, 0),
+    overlap: checkOneOf('shape.overlap', shape.overlap ?? 'none', ['none', 'slice']),
   }
 }
 
@@ -67,12 +113,33 @@ export function expertBytes(cost: CostModel, assignments: number): number {
   return cost.weightBytes * Math.min(1, assignments) + cost.assignmentBytes * assignments
 }
 
-/** Microseconds of an expert's work on `sms` SMs. */
+/** Floating-point operations of an expert with these assignments: in whole tiles of rows. */
+export function expertFlops(cost: CostModel, assignments: number): number {
+  if (assignments <= 0) return 0
+  const tile = cost.rowTile ?? 1
+  // Below one: the tile of a single row, with the probability that there is one.
+  const rows = tile === 1 ? assignments : tile * (assignments < 1 ? assignments : Math.ceil(assignments / tile))
+  return cost.assignmentFlop * (rows + (cost.extraRows ?? 0) * Math.min(1, assignments))
+}
+
+/** Microseconds of an expert's work on `sms` SMs, alone. */
 export function predictExpertUs(cost: CostModel, assignments: number, sms: number): number {
   if (assignments <= 0) return 0
   const memory = expertBytes(cost, assignments) / interpolate(cost.bandwidth, sms)
-  const arithmetic = (cost.assignmentFlop * assignments) / interpolate(cost.rate, sms)
-  return Math.max(memory, arithmetic) * 1e6 + cost.overheadUs * Math.min(1, assignments)
+  const arithmetic = expertFlops(cost, assignments) / interpolate(cost.rate, sms)
+  return join(memory, arithmetic, cost.exposed ?? 0) * 1e6 + cost.overheadUs * Math.min(1, assignments)
+}
+
+/** @internal The time of memory and arithmetic together. */
+export function join(memory: number, arithmetic: number, exposed: number): number {
+  return memory > arithmetic ? memory + exposed * arithmetic : arithmetic + exposed * memory
+}
+
+/** @internal Microseconds of a step outside of its slices. */
+export function outsideUs(cost: CostModel, slices: number, assignments: number): number {
+  return (
+    (cost.stepUs ?? 0) + (cost.perSliceUs ?? 0) * Math.max(0, slices - 1) + (cost.perAssignmentUs ?? 0) * assignments
+  )
 }
 
 /** Where each expert runs, and how many SMs each slice has. */
@@ -86,7 +153,7 @@ export interface Placement {
 /** Times of a step that is laid out so. */
 export interface StepPrediction {
   readonly stepUs: number
-  /** By slice. */
+  /** By slice: its experts alone, without what the step costs outside of the slices. */
   readonly sliceUs: readonly number[]
 }
 
@@ -104,22 +171,42 @@ export function predictStep(cost: CostModel | null, load: ArrayLike<number>, pla
     }
     return { stepUs: largest(sliceUs), sliceUs }
   }
+  // A policy asks for several layouts at each decision: what is the same for all experts is looked up once.
+  const { weightBytes, assignmentBytes, assignmentFlop, overheadUs, exposed = 0, rowTile = 1, extraRows = 0 } = cost
+  const plainRows = rowTile === 1 && extraRows === 0
+  const together = cost.overlap === 'slice'
   const perByte = sms.map((n) => 1e6 / interpolate(cost.bandwidth, n))
   const perFlop = sms.map((n) => 1e6 / interpolate(cost.rate, n))
+  const memoryUs = together ? new Array<number>(sms.length).fill(0) : []
+  const arithmeticUs = together ? new Array<number>(sms.length).fill(0) : []
   let total = 0
   let bytes = 0
+  let assignments = 0
   for (let s = 0; s < sms.length; s++) total += sms[s] ?? 0
   for (let e = 0; e < sliceOf.length; e++) {
     const a = load[e] ?? 0
     if (a <= 0) continue
     const s = sliceOf[e] ?? 0
-    const moved = expertBytes(cost, a)
+    const present = Math.min(1, a)
+    const moved = weightBytes * present + assignmentBytes * a
     bytes += moved
+    assignments += a
     const memory = moved * (perByte[s] ?? 0)
-    const arithmetic = cost.assignmentFlop * a * (perFlop[s] ?? 0)
-    sliceUs[s] = (sliceUs[s] ?? 0) + Math.max(memory, arithmetic) + cost.overheadUs * Math.min(1, a)
+    const arithmetic = (plainRows ? assignmentFlop * a : expertFlops(cost, a)) * (perFlop[s] ?? 0)
+    const overhead = overheadUs * present
+    if (together) {
+      memoryUs[s] = (memoryUs[s] ?? 0) + memory
+      arithmeticUs[s] = (arithmeticUs[s] ?? 0) + arithmetic
+      sliceUs[s] = (sliceUs[s] ?? 0) + overhead
+    } else sliceUs[s] = (sliceUs[s] ?? 0) + join(memory, arithmetic, exposed) + overhead
   }
-  return { stepUs: Math.max(largest(sliceUs), (bytes * 1e6) / interpolate(cost.bandwidth, total)), sliceUs }
+  if (together) {
+    for (let s = 0; s < sms.length; s++) {
+      sliceUs[s] = (sliceUs[s] ?? 0) + join(memoryUs[s] ?? 0, arithmeticUs[s] ?? 0, exposed)
+    }
+  }
+  const inside = Math.max(largest(sliceUs), (bytes * 1e6) / interpolate(cost.bandwidth, total))
+  return { stepUs: inside + outsideUs(cost, sms.length, assignments), sliceUs }
 }
 
 function largest(values: readonly number[]): number {

@@ -61,6 +61,14 @@ function placementViolations(sliceOf: readonly unknown[], slices: number): strin
   return violations
 }
 
+/** A policy may use its arrays again: what is looked at here must be what is acted on later. */
+function ownCopy(made: Decision): Decision {
+  if (typeof made !== 'object' || made === null) return made
+  const { sms, sliceOf, reason } = made
+  const copy = (list: readonly number[]) => (Array.isArray(list) ? list.slice() : list)
+  return { sms: copy(sms), sliceOf: copy(sliceOf), reason }
+}
+
 /**
  * A policy's decision, checked.
  * @throws SliceAllocationError when the policy throws (its error is the `cause`) or its decision cannot be followed (`violations`)
@@ -68,7 +76,7 @@ function placementViolations(sliceOf: readonly unknown[], slices: number): strin
 export function decide(policy: AllocationPolicy, snapshot: PolicySnapshot): Decision {
   let made: Decision
   try {
-    made = policy.decide(snapshot)
+    made = ownCopy(policy.decide(snapshot))
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : describe(cause)
     throw new SliceAllocationError(`policy '${policy.name}' threw: ${why}`, { cause })

@@ -8,6 +8,7 @@ export { conformance, situations, type Violation } from './conformance.js'
 export {
   type CostModel,
   expertBytes,
+  expertFlops,
   type GatedExpertShape,
   gatedExpertCost,
   type Placement,
@@ -15,6 +16,7 @@ export {
   predictStep,
   type StepPrediction,
 } from './cost.js'
+export { describeDevice } from './describe-device.js'
 export {
   type Curve,
   type CurvePoint,
@@ -24,11 +26,14 @@ export {
   saturatingSms,
   smsForBandwidth,
 } from './device.js'
+export { type EnforcerMode, SliceEnforcer, type SliceEnforcerOptions, type SliceEnforcerStats } from './enforcer.js'
 export { SliceAllocationError } from './errors.js'
 export { decide, decisionViolations } from './guard.js'
 export { SliceManager } from './manager.js'
 export type { SliceManagerOptions, SliceManagerStats } from './manager-options.js'
+export { type PartitionHold, type PartitionSlice, SlicePartition, type SliceStreamOptions } from './partition.js'
 export type { Enforcement, EnforcementKind, Enforcer, Layout, Plan, SliceBudget } from './plan.js'
 export { type AdaptiveOptions, type DynamicOptions, policies } from './policies.js'
 export type { AllocationPolicy, Constraints, CurrentPlacement, Decision, PolicySnapshot } from './policy.js'
-export type { SliceRequest } from './reservations.js'
+export { type EnergyPrediction, type PowerModel, predictEnergy } from './power.js'
+export { auxSlice, type SliceRequest } from './reservations.js'

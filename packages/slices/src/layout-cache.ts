@@ -68,7 +68,12 @@ export class LayoutCache {
       held = enforcer.prepare(layout)
     } catch (cause) {
       const why = cause instanceof Error ? cause.message : String(cause)
-      throw new SliceAllocationError(`enforcer '${enforcer.name}' could not build '${layout.key}': ${why}`, { cause })
+      const sms = cause instanceof SliceAllocationError &&
+        cause.requestedSms !== null && { requestedSms: cause.requestedSms }
+      throw new SliceAllocationError(`enforcer '${enforcer.name}' could not build '${layout.key}': ${why}`, {
+        cause,
+        ...sms,
+      })
     }
     const total = held.reduce((sum, { grantedSms }) => sum + grantedSms, 0)
     if (held.length !== layout.slices.length || !(total <= this.#device.sms)) {

@@ -3,6 +3,7 @@ import type { CostModel } from './cost.js'
 import type { DeviceDescription } from './device.js'
 import type { Enforcer } from './plan.js'
 import type { AllocationPolicy } from './policy.js'
+import type { SliceRequest } from './reservations.js'
 
 /** Options of a {@link SliceManager}. */
 export interface SliceManagerOptions {
@@ -39,6 +40,11 @@ export interface SliceManagerOptions {
    */
   readonly enforcer?: Enforcer | null
   /**
+   * A slice reserved from the start by the name `aux`, for shared experts: as `allocate({ name: 'aux', ...aux })`, without a plan before it.
+   * @default null
+   */
+  readonly aux?: Omit<SliceRequest, 'name' | 'evict'> | null
+  /**
    * Layouts that stay built, at least 1; the one used longest ago goes first.
    * @default 32
    */
@@ -55,6 +61,7 @@ export const optionKeys = [
   'hysteresisSms',
   'switchUs',
   'enforcer',
+  'aux',
   'maxLayouts',
 ] as const satisfies readonly (keyof SliceManagerOptions)[]
 

@@ -16,7 +16,15 @@ import { optionKeys, type SliceManagerOptions, type SliceManagerStats } from './
 import { type Layout, layoutOf, type Plan, type SliceBudget, sliceNames } from './plan.js'
 import { policies } from './policies.js'
 import type { CurrentPlacement, PolicySnapshot } from './policy.js'
-import { granted, grownSms, type Reservation, reservation, reserve, type SliceRequest } from './reservations.js'
+import {
+  auxSlice,
+  granted,
+  grownSms,
+  type Reservation,
+  reservation,
+  reserve,
+  type SliceRequest,
+} from './reservations.js'
 
 interface State {
   readonly reserved: readonly Reservation[]
@@ -39,9 +47,13 @@ interface State {
 export class SliceManager {
   readonly device: DeviceDescription
   readonly numExperts: number
-  readonly #options: Required<Omit<SliceManagerOptions, 'device' | 'numExperts' | 'maxLayouts'>>
+  readonly #options: Required<Omit<SliceManagerOptions, 'device' | 'numExperts' | 'maxLayouts' | 'aux'>>
   readonly #layouts: LayoutCache
   #state: State
+  #pool: { readonly pinned: State['pinned'] | null; readonly experts: readonly number[] } = {
+    pinned: null,
+    experts: [],
+  }
   #plan: Plan
   #disposed = false
   #counts = { plans: 0, switches: 0, migrations: 0, evictions: 0, dwell: 0, hysteresis: 0 }
@@ -74,7 +86,13 @@ export class SliceManager {
       this.device,
       checkInteger('options.maxLayouts', options.maxLayouts ?? 32, 1),
     )
-    this.#state = { reserved: [], pinned: new Map(), current: null, pool: [], profile: null }
+    this.#state = {
+      reserved: this.#firstReserved(options.aux),
+      pinned: new Map(),
+      current: null,
+      pool: [],
+      profile: null,
+    }
     this.#plan = this.#follow(this.#state)
   }
 
@@ -215,6 +233,18 @@ export class SliceManager {
     this.dispose()
   }
 
+  #firstReserved(aux: SliceManagerOptions['aux']): readonly Reservation[] {
+    if (aux === undefined || aux === null) return []
+    checkOptions('options.aux', aux, ['sms', 'bandwidthBytesPerSecond', 'l2Share', 'priority'])
+    return reserve(
+      this.device,
+      [],
+      reservation(this.device, { ...aux, name: auxSlice }),
+      () => this.numExperts > 0,
+      false,
+    ).set
+  }
+
   #check(): void {
     if (this.#disposed) throw new DisposedError('this SliceManager has been disposed of')
   }
@@ -230,8 +260,7 @@ export class SliceManager {
 
   /** Works out the plan of a state and takes both over. */
   #follow(next: State, utilization: readonly number[] | null = null): Plan {
-    const pool: number[] = []
-    for (let e = 0; e < this.numExperts; e++) if (!next.pinned.has(e)) pool.push(e)
+    const pool = this.#poolOf(next.pinned)
     const spareForPool = this.device.sms - next.reserved.reduce((sum, { sms }) => sum + sms, 0)
     const step = next.profile?.steps ?? 0
     const snapshot = this.#snapshot(next, pool, spareForPool, utilization)
@@ -247,7 +276,8 @@ export class SliceManager {
     const layout = layoutOf(this.device.name, wanted)
     const enforcements = this.#layouts.prepare(layout)
     const sliceOf = new Array<number>(this.numExperts).fill(0)
-    for (const [i, e] of pool.entries()) sliceOf[e] = gated?.sliceOf[i] ?? 0
+    // Plain loops here and below: switching is to cost microseconds, and iterators over hundreds of experts are most of it.
+    for (let i = 0; i < pool.length; i++) sliceOf[pool[i] ?? 0] = gated?.sliceOf[i] ?? 0
     for (const [e, name] of next.pinned) sliceOf[e] = wanted.findIndex((each) => each.name === name)
     const plan: Plan = {
       key: layout.key,
@@ -272,9 +302,21 @@ export class SliceManager {
     return plan
   }
 
+  /** Experts that are the policy's: the same array as long as none is pinned or let go. */
+  #poolOf(pinned: State['pinned']): readonly number[] {
+    if (pinned !== this.#pool.pinned) {
+      const experts: number[] = []
+      for (let e = 0; e < this.numExperts; e++) if (!pinned.has(e)) experts.push(e)
+      this.#pool = { pinned, experts }
+    }
+    return this.#pool.experts
+  }
+
   #snapshot(next: State, pool: readonly number[], sms: number, utilization: readonly number[] | null): PolicySnapshot {
     const { profile, current } = next
-    const samePool = current !== null && pool.length === next.pool.length && pool.every((e, i) => e === next.pool[i])
+    const before = next.pool
+    const samePool =
+      current !== null && (pool === before || (pool.length === before.length && pool.every((e, i) => e === before[i])))
     const steps = Math.max(1, profile?.windowSteps ?? 1)
     return {
       step: profile?.steps ?? 0,
@@ -303,8 +345,10 @@ export class SliceManager {
     if (first) return
     const before = this.#plan
     if (before.key !== plan.key) this.#counts.switches++
-    for (const [e, s] of plan.sliceOf.entries()) {
-      if (before.slices[before.sliceOf[e] ?? 0]?.name !== plan.slices[s]?.name) this.#counts.migrations++
+    const namesBefore = before.slices.map(({ name }) => name)
+    const names = plan.slices.map(({ name }) => name)
+    for (let e = 0; e < plan.sliceOf.length; e++) {
+      if (namesBefore[before.sliceOf[e] ?? 0] !== names[plan.sliceOf[e] ?? 0]) this.#counts.migrations++
     }
   }
 }

@@ -49,6 +49,11 @@ export interface SliceBudget {
   readonly l2Share: number
   /** The same in bytes; `null` where the device does not say. */
   readonly l2Bytes: number | null
+  /**
+   * `advisory` where a share was asked for: the persisting part of the L2 cache belongs to the whole device, a window into it is a hint of
+   * each launch, and no other slice is kept out. Shares are kept from adding up to more than there is, and that is all.
+   */
+  readonly l2Enforcement: 'advisory' | 'none'
   /** The cap that was asked for, in bytes a second; `null` without one. */
   readonly bandwidthCap: number | null
   /** Bytes a second that the granted SMs read by the device's curve. */

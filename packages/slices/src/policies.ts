@@ -6,10 +6,12 @@
  *     proportional  the last window; moves whenever that says so
  *     adaptive      the forecast; moves when the predicted gain is worth the change
  */
-import { checkNumber, checkOptions } from '@nexus/native'
+import { checkNumber, checkOneOf, checkOptions } from '@nexus/native'
 import { Arranger, arrange, sliceCount } from './arrange.js'
 import { type Placement, predictStep } from './cost.js'
+import { frugal } from './frugal.js'
 import type { AllocationPolicy, CurrentPlacement, Decision, PolicySnapshot } from './policy.js'
+import { checkPower, type PowerModel } from './power.js'
 
 /** The current placement, if it can go on as it is: same SMs, same experts, no more slices than allowed. */
 function usable({ current, constraints, load }: PolicySnapshot): CurrentPlacement | null {
@@ -116,51 +118,91 @@ function proportional(): AllocationPolicy {
 /** Options of `policies.adaptive`. */
 export interface AdaptiveOptions {
   /**
-   * How much sooner the step has to end, as a part of it and beyond the price of the change, for anything to move, 0 to 1.
+   * How much sooner the step has to end (or how much less energy it has to take), as a part of it and beyond the price of the change, for
+   * anything to move, 0 to 1.
    * @default 0.005
    */
   readonly leastGain?: number
+  /**
+   * What is least: the time of the step, or its energy. Without a power model or a cost model nothing is known of the energy, and the
+   * time decides; the reason says so.
+   * @default 'time'
+   */
+  readonly objective?: 'time' | 'joules'
+  /**
+   * With the objective 'joules': microseconds that a step may take by the cost model, more than 0. When no layout is within them, the soonest is taken.
+   * @default null (no bound)
+   */
+  readonly latencyBoundUs?: number | null
+  /**
+   * With the objective 'joules': what time, SMs, bytes and operations cost (`powerModels` or `fitPower` of @nexus/energy).
+   * @default null (not known)
+   */
+  readonly power?: PowerModel | null
 }
 
 /**
  * Looks ahead. It believes the forecast where the backtest says that it beats the last window (else the last window), and compares by
  * the cost model: to stay; to keep the sizes and move experts, which is free; to change sizes too, whose price is
- * spread over the steps that they then have to stay. It takes the cheapest, and stays when the gain is small.
+ * spread over the steps that they then have to stay. It takes the cheapest, and stays when the gain is small. Cheapest is the least time or, with the
+ * objective 'joules', the least predicted energy of those that are predicted to end within the bound.
  */
 function adaptive(options?: AdaptiveOptions): AllocationPolicy {
-  checkOptions('options', options, ['leastGain'])
+  checkOptions('options', options, ['leastGain', 'objective', 'latencyBoundUs', 'power'])
   const leastGain = checkNumber('options.leastGain', options?.leastGain ?? 0.005, 0, 1)
+  const objective = checkOneOf('options.objective', options?.objective ?? 'time', ['time', 'joules'])
+  const bound = options?.latencyBoundUs ?? null
+  if (bound !== null) checkNumber('options.latencyBoundUs', bound, Number.MIN_VALUE)
+  const power = options?.power ? checkPower('options.power', options.power) : null
+  if (objective === 'time' && (bound !== null || power !== null)) {
+    const name = bound === null ? 'power' : 'latencyBoundUs'
+    throw new TypeError(`options.${name}: is for the objective 'joules' only; the objective is 'time'`)
+  }
   return {
     name: 'adaptive',
     decide(snapshot) {
-      const { forecast, constraints, cost } = snapshot
+      const { forecast, cost } = snapshot
       const trusted = forecast !== null && (forecast.score ?? 1) < 1 && forecast.counts.length === snapshot.load.length
       const load = trusted ? forecast.counts : snapshot.load
       const basis = trusted
         ? `the ${forecast.method} forecast (${(forecast.score ?? 1).toFixed(2)} of the error of the last window)`
         : 'the last window'
-      const current = usable(snapshot)
-      if (!current) return decision(arrange(load, constraints, cost), `arranged for ${basis}`)
-      const stay = predictStep(cost, load, current).stepUs
-      const arranger = new Arranger(load, constraints, cost)
-      const moved = arranger.keeping(current.sms)
-      let best: Placement = moved
-      let least = moved.predictedUs
-      let what = 'experts moved between slices'
-      if (snapshot.step - current.sinceStep >= constraints.dwellSteps) {
-        const resized = arranger.arrange()
-        // The price counts only where times are real microseconds.
-        const price = cost === null ? 0 : constraints.switchUs / Math.max(1, constraints.dwellSteps)
-        if (resized.predictedUs + price < least) {
-          best = resized
-          least = resized.predictedUs + price
-          what = 'slices resized'
-        }
+      if (objective === 'time') return soonest(snapshot, load, basis, leastGain)
+      if (power === null || cost === null) {
+        const unknown = power === null ? 'the power is not known' : 'there is no cost model'
+        const { reason, ...placement } = soonest(snapshot, load, basis, leastGain)
+        return decision(placement, `by time, for ${unknown}: ${reason}`)
       }
-      if (least >= stay * (1 - leastGain)) return decision(current, `kept: no change is worth it by ${basis}`)
-      return decision(best, `${what} for ${basis}: ${((1 - least / stay) * 100).toFixed(1)} % sooner`)
+      const boundUs = bound ?? Number.POSITIVE_INFINITY
+      const choice = frugal(snapshot, usable(snapshot), load, basis, { power, cost, boundUs, leastGain })
+      return decision(choice.placement, choice.reason)
     },
   }
+}
+
+/** The choice of `adaptive` by time. */
+function soonest(snapshot: PolicySnapshot, load: readonly number[], basis: string, leastGain: number): Decision {
+  const { constraints, cost } = snapshot
+  const current = usable(snapshot)
+  if (!current) return decision(arrange(load, constraints, cost), `arranged for ${basis}`)
+  const stay = predictStep(cost, load, current).stepUs
+  const arranger = new Arranger(load, constraints, cost)
+  const moved = arranger.keeping(current.sms)
+  let best: Placement = moved
+  let least = moved.predictedUs
+  let what = 'experts moved between slices'
+  if (snapshot.step - current.sinceStep >= constraints.dwellSteps) {
+    const resized = arranger.arrange()
+    // The price counts only where times are real microseconds.
+    const price = cost === null ? 0 : constraints.switchUs / Math.max(1, constraints.dwellSteps)
+    if (resized.predictedUs + price < least) {
+      best = resized
+      least = resized.predictedUs + price
+      what = 'slices resized'
+    }
+  }
+  if (least >= stay * (1 - leastGain)) return decision(current, `kept: no change is worth it by ${basis}`)
+  return decision(best, `${what} for ${basis}: ${((1 - least / stay) * 100).toFixed(1)} % sooner`)
 }
 
 /** The built-in policies, as functions that make them. */

@@ -43,6 +43,12 @@ export interface Reservation {
   readonly priority: number
 }
 
+/**
+ * The name by which the slice of a layer's shared experts is reserved: what runs beside all routed experts asks the plan for
+ * a slice of this name, and runs in the step's own stream where there is none.
+ */
+export const auxSlice = 'aux'
+
 const keys = ['name', 'sms', 'bandwidthBytesPerSecond', 'l2Share', 'priority', 'evict']
 const taken = /^(all|hot|warm|warm-\d+|cold|spare)$/
 

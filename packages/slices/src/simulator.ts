@@ -1,8 +1,24 @@
 /**
- * The offline simulator: routing traces, synthetic or recorded, replayed through allocation policies without a GPU.
+ * The offline simulator: routing traces, synthetic or recorded, replayed through allocation policies without a GPU; and the calibration of its
+ * cost model by step times that were measured on one.
  * @packageDocumentation
  */
+export { type Agreement, agreement, predictRow, type RowAgreement } from './simulator/agreement.js'
+export {
+  type CalibrateOptions,
+  type Calibration,
+  type CalibrationParameters,
+  calibrate,
+  crossValidate,
+} from './simulator/calibrate.js'
 export { type CompareOptions, type Comparison, compare, type Estimate, estimate, ratio } from './simulator/compare.js'
+export {
+  checkMeasurements,
+  type MeasuredShape,
+  rowsOf,
+  type StepMeasurement,
+  type StepMeasurements,
+} from './simulator/measurements.js'
 export { type SimulateOptions, type SimulationResult, simulate, simulateAll } from './simulator/simulate.js'
 export {
   recordedTrace,

@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import {
   type AllocationPolicy,
+  auxSlice,
   type DeviceDescription,
   type Enforcer,
   gatedExpertCost,
@@ -110,6 +111,17 @@ describe('reserved slices', () => {
     manager.release('aux')
     sound(manager.plan, h200)
     expect(manager.plan.slices.some(({ name }) => name === 'aux')).toBe(false)
+  })
+  test('for shared experts is called aux, and may be there from the start', () => {
+    const manager = make({ aux: { sms: 12, l2Share: 0.5 } })
+    sound(manager.plan, h200)
+    expect(manager.stats().plans).toBe(1)
+    expect(manager.slice(auxSlice)).toMatchObject({ kind: 'reserved', grantedSms: 16, l2Share: 0.5 })
+    // The window belongs to the whole device: a share of it is a wish.
+    expect(manager.slice('aux').l2Enforcement).toBe('advisory')
+    expect(manager.slice('hot').l2Enforcement).toBe('none')
+    expect(() => make({ aux: { sms: 133 } })).toThrow(SliceAllocationError)
+    expect(() => make({ aux: { size: 1 } as never })).toThrow(/options\.aux: unknown option 'size'/)
   })
   test('a bandwidth cap becomes SMs by the curve', () => {
     const { slice } = make().allocate({ name: 'decode', bandwidthBytesPerSecond: 2.6e12 })

@@ -11,7 +11,9 @@ import {
   gatedExpertCost,
   h200,
   type PolicySnapshot,
+  type PowerModel,
   policies,
+  predictEnergy,
   predictStep,
   SliceAllocationError,
 } from '../src/index.js'
@@ -29,10 +31,20 @@ const given = (change: Partial<PolicySnapshot> = {}): PolicySnapshot => ({
   cost,
   ...change,
 })
+/** An H200's prices, with SMs dear enough to matter. */
+const power: PowerModel = { idleWatts: 107, joulesPerByte: 1.16e-10, joulesPerFlop: 5e-13, smWatts: 1 }
 const policy = (name: string, decide: (snapshot: PolicySnapshot) => Decision): AllocationPolicy => ({ name, decide })
 
 describe('every built-in policy conforms', () => {
   for (const [name, make] of Object.entries(policies)) test(name, () => expect(conformance(make())).toEqual([]))
+  test.each([
+    ['joules', { power }],
+    ['joules within a bound', { power, latencyBoundUs: 120 }],
+    ['joules within a bound that nothing meets', { power, latencyBoundUs: 1e-3 }],
+    ['joules of which nothing is known', {}],
+  ])('adaptive by %s', (_, options) => {
+    expect(conformance(policies.adaptive({ objective: 'joules', ...options }))).toEqual([])
+  })
 })
 
 describe('the conformance suite finds', () => {
@@ -232,5 +244,104 @@ describe('what each policy believes', () => {
   test('options are refused by name', () => {
     expect(() => policies.adaptive({ leastGain: 2 })).toThrow(/options\.leastGain/)
     expect(() => policies.dynamic({ leastGains: 1 } as object)).toThrow(/unknown option 'leastGains'/)
+  })
+})
+
+describe('adaptive by joules', () => {
+  const joules = (options: object = {}) => policies.adaptive({ objective: 'joules', power, ...options })
+  const counts = fc.array(fc.oneof(fc.nat(20), fc.nat(400)), { minLength: 6, maxLength: 24 })
+  const energy = (load: readonly number[], { sms, sliceOf }: Decision) =>
+    predictEnergy(cost, power, load, { sms, sliceOf })
+
+  test('takes no more energy than the soonest arrangement, and ends within the bound where that one does', () => {
+    let fewer = 0
+    fc.assert(
+      fc.property(counts, fc.double({ min: 1, max: 1.5, noNaN: true }), (load, slack) => {
+        fc.pre(load.some((n) => n > 0))
+        const soonest = energy(load, { ...arrange(load, chip, cost), reason: '' })
+        const latencyBoundUs = soonest.stepUs * slack
+        const chosen = energy(load, joules({ latencyBoundUs }).decide(given({ load })))
+        expect(chosen.joules).toBeLessThanOrEqual(soonest.joules)
+        expect(chosen.stepUs).toBeLessThanOrEqual(latencyBoundUs)
+        if (chosen.joules < soonest.joules * 0.999) fewer++
+      }),
+      { seed: 5 },
+    )
+    // It is another choice than by time, not seldom.
+    expect(fewer).toBeGreaterThan(10)
+  })
+  test('queues experts that wait for memory on a third of the chip: as soon, and with fewer busy SMs', () => {
+    const load = new Array<number>(64).fill(4)
+    const model = { ...cost, overlap: 'slice' as const, overheadUs: 0 }
+    const soonest = predictEnergy(model, power, load, arrange(load, chip, model))
+    const chosen = joules().decide(given({ load, cost: model }))
+    const found = predictEnergy(model, power, load, chosen)
+    expect(found.joules).toBeLessThan(0.95 * soonest.joules)
+    expect(found.stepUs).toBeLessThan(1.02 * soonest.stepUs)
+    const experts = chosen.sms.map((_, s) => chosen.sliceOf.filter((x) => x === s).length)
+    expect(chosen.sms[experts.indexOf(Math.max(...experts))]).toBeLessThanOrEqual(48)
+  })
+  test('where an SM costs nothing of its own, the soonest layout is the most frugal one', () => {
+    const load = new Array<number>(64).fill(4)
+    const { smWatts: _, ...rest } = power
+    const decided = policies.adaptive({ objective: 'joules', power: rest }).decide(given({ load }))
+    expect(decided).toMatchObject({ sms: arrange(load, chip, cost).sms })
+  })
+  test('stays where nothing saves enough, and says what it saves where it moves', () => {
+    const load = [9000, 4000, 3000, 900, 40, 40, 40, 40, 30, 30, 20, 20, 10, 10, 10, 10, 5, 5, 2, 1]
+    const first = joules().decide(given({ load }))
+    expect(first.reason).toBe('arranged for the least joules by the last window')
+    const again = joules().decide(given({ load, current: { ...first, sinceStep: 0 } }))
+    expect(again).toMatchObject({ sms: first.sms, sliceOf: first.sliceOf })
+    expect(again.reason).toBe('kept: no change saves enough energy by the last window')
+    const poor = { sms: [24, 24, 84], sliceOf: first.sliceOf, sinceStep: 0 }
+    const moved = joules({ latencyBoundUs: 5000 }).decide(given({ load, current: poor }))
+    expect(moved.reason).toMatch(
+      /^slices resized .* % fewer joules \([\d.]+ mJ a step, [\d.]+ µs of at most 5.00e\+3 µs\)$/,
+    )
+    // Sizes that have just changed stay.
+    const early = joules().decide(given({ load, current: { ...poor, sinceStep: 99 } }))
+    expect(early.sms).toEqual(poor.sms)
+  })
+  test('leaves a layout that is over the bound for one that is within it, though it saves nothing', () => {
+    const load = [9000, 4000, 3000, 900, 40, 40, 40, 40, 30, 30, 20, 20, 10, 10, 10, 10, 5, 5, 2, 1]
+    const idle = { sms: [8, 8, 116], sliceOf: load.map((_, e) => (e === 0 ? 0 : e === 1 ? 1 : 2)), sinceStep: 0 }
+    const soonest = energy(load, { ...arrange(load, chip, cost), reason: '' })
+    const before = energy(load, { ...idle, reason: '' })
+    // A device that costs nothing while it waits: slow is as frugal as soon.
+    const waits: PowerModel = { idleWatts: 0, joulesPerByte: 1e-10, joulesPerFlop: 5e-13 }
+    const latencyBoundUs = (soonest.stepUs + before.stepUs) / 2
+    const decide = (bound: number | null) =>
+      policies
+        .adaptive({ objective: 'joules', power: waits, latencyBoundUs: bound })
+        .decide(given({ load, current: idle }))
+    expect(decide(null).reason).toMatch(/^kept/)
+    const moved = decide(latencyBoundUs)
+    expect(moved.reason).toMatch(/back within the bound, [\d.]+ µs of at most/)
+    expect(predictStep(cost, load, moved).stepUs).toBeLessThanOrEqual(latencyBoundUs)
+  })
+  test('says so when no layout is within the bound, and takes the soonest', () => {
+    const decided = joules({ latencyBoundUs: 1 }).decide(given())
+    expect(decided.reason).toMatch(/no layout is predicted within 1.00 µs, the soonest takes [\d.]+ µs/)
+    expect(decided).toMatchObject({ sms: arrange(given().load, chip, cost).sms })
+    const kept = joules({ latencyBoundUs: 1 }).decide(given({ current: { ...decided, sinceStep: 0 } }))
+    expect(kept.reason).toMatch(/^kept: no layout is predicted within/)
+  })
+  test.each([
+    ['the power is not known', {}, cost],
+    ['there is no cost model', { power }, null],
+  ])('falls back to time when %s, and says so', (why, options, model) => {
+    const snapshot = given({ cost: model })
+    const byTime = policies.adaptive().decide(snapshot)
+    const decided = policies.adaptive({ objective: 'joules', ...options }).decide(snapshot)
+    expect(decided).toEqual({ ...byTime, reason: `by time, for ${why}: ${byTime.reason}` })
+  })
+  test('options are refused by name', () => {
+    expect(() => policies.adaptive({ objective: 'watts' } as object)).toThrow(/options\.objective: expected one of/)
+    expect(() => policies.adaptive({ latencyBoundUs: 100 })).toThrow(/options\.latencyBoundUs: is for the objective/)
+    expect(() => policies.adaptive({ power })).toThrow(/options\.power: is for the objective 'joules' only/)
+    expect(() => joules({ latencyBoundUs: 0 })).toThrow(/options\.latencyBoundUs/)
+    expect(() => joules({ power: { ...power, idleWatts: -1 } })).toThrow(/options\.power\.idleWatts/)
+    expect(() => joules({ power: { ...power, wattsPerByte: 1 } })).toThrow(/unknown option 'wattsPerByte'/)
   })
 })
