@@ -16,15 +16,16 @@ import {
   inputTensor,
   outputTensor,
 } from './inputs.js'
-import { type MoELayer, makeWeights } from './layer.js'
-import { type LayerConfig, layerOptionKeys, type MoELayerOptions, outputWidth, resolveOptions } from './options.js'
+import type { MoELayer } from './layer.js'
+import { makeWeights } from './layer-parts.js'
+import { type LayerConfig, type LayerOptions, layerOptionKeys, outputWidth, resolveOptions } from './options.js'
 import { type LayerStats, StatsRecorder, stepStats } from './stats.js'
 import type { WeightSet } from './weights.js'
 
 /** Options of {@link BaselineMoELayer.create}: those of a layer, or a layer whose weights to share. */
 export type BaselineOptions =
-  | (MoELayerOptions & { readonly weightsFrom?: undefined })
-  | (Partial<Omit<MoELayerOptions, 'weights' | 'adoptWeights'>> & {
+  | (LayerOptions & { readonly weightsFrom?: undefined })
+  | (Partial<Omit<LayerOptions, 'weights' | 'adoptWeights'>> & {
       /** Share this layer's weights and configuration; other options may repeat the layer's, and must then agree. */
       readonly weightsFrom: MoELayer
     })
@@ -228,9 +229,9 @@ class Timer {
 }
 
 /** Options that repeat a layer's must say the same. */
-function checkAgreement(config: LayerConfig, others: Partial<MoELayerOptions>): void {
+function checkAgreement(config: LayerConfig, others: Partial<LayerOptions>): void {
   const { experts, shared, seed, device, rule } = config
-  const own: MoELayerOptions = {
+  const own: LayerOptions = {
     ...experts,
     topK: rule.topK,
     bias: config.bias,

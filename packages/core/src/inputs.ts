@@ -1,5 +1,5 @@
 /** What a step may be given, and its check: everything is refused by name before anything is enqueued. */
-import { checkOptions, describe, isTensor, type Stream, Tensor } from '@nexus/native'
+import { checkOptions, describe, isTensor, Stream, Tensor } from '@nexus/native'
 import { checkTensor, sizeAt } from '@nexus/router-kernels/internal'
 import { type LayerConfig, outputWidth } from './options.js'
 import type { StepStats } from './stats.js'
@@ -10,6 +10,11 @@ export interface EnqueueOptions {
   readonly logits?: Tensor | null
   /** Receives the output, and is what is returned. @default a new tensor, which the caller disposes of */
   readonly out?: Tensor
+  /**
+   * Where the step is queued, such as a slice's stream: behind all earlier steps of the layer, and in that slice where the stream keeps to
+   * one. @default the layer's own
+   */
+  readonly stream?: Stream
 }
 
 /** Options of `forward`. */
@@ -69,9 +74,23 @@ export function outputTensor(config: LayerConfig, stream: Stream, tokens: number
   return checkTensor('out', out, { dtype: experts.dtype, device, shape })
 }
 
+function checkStreamOption(stream: unknown): void {
+  if (stream === undefined || stream instanceof Stream) return
+  throw new TypeError(`stream must be a Stream, got ${describe(stream)}`)
+}
+
+const enqueueKeys = ['logits', 'out', 'stream'] as const
+const forwardKeys = [...enqueueKeys, 'routing', 'signal'] as const
+
+export function checkEnqueueOptions(options: EnqueueOptions): void {
+  checkOptions('enqueue options', options, enqueueKeys)
+  checkStreamOption(options.stream)
+}
+
 export function checkForwardOptions(options: ForwardOptions): void {
-  checkOptions('forward options', options, ['logits', 'out', 'routing', 'signal'])
-  const { routing, signal } = options
+  checkOptions('forward options', options, forwardKeys)
+  const { routing, signal, stream } = options
+  checkStreamOption(stream)
   if (routing !== undefined && typeof routing !== 'boolean') {
     throw new TypeError(`routing must be a boolean, got ${describe(routing)}`)
   }

@@ -1,12 +1,16 @@
 /**
- * The layer: router, experts, shared expert and combine as one native call a step. Its steps run in the order in which they were queued, and
- * nothing on that path waits for the host: counts and times come back behind the step.
+ * The layer: router, experts, shared expert and combine as one native call a step. Its steps run in the order in which they were queued,
+ * whatever their streams, and nothing on that path waits for the host: counts and times come back behind the step. How the experts are
+ * run is the step runner's matter, where any scheduling is on; without it there is none.
  */
-import { checkOptions, type DeviceName, DisposedError, Stream, Tensor } from '@nexus/native'
+import { tokenBucket } from '@nexus/graphs'
+import { DeviceError, type DeviceName, DisposedError, Event, Stream, Tensor } from '@nexus/native'
 import type { FloatDType } from '@nexus/router-kernels'
-import { combineModes, mlpDesc, routerDesc } from '@nexus/router-kernels/internal'
+import { mlpDesc } from '@nexus/router-kernels/internal'
+import { tenant } from '@nexus/streams'
 import type { FromCheckpointOptions } from './checkpoint/from-checkpoint.js'
 import {
+  checkEnqueueOptions,
   checkForwardOptions,
   checkInput,
   checkLogits,
@@ -16,58 +20,27 @@ import {
   inputTensor,
   outputTensor,
 } from './inputs.js'
+import { layerDesc, layerWeights, makeWeights } from './layer-parts.js'
 import {
   binding,
   bufferOf,
   call,
   callAsync,
   deviceIndex,
-  dtypeCode,
   type LayerHandle,
-  type RawLayerDesc,
-  type RawLayerWeights,
   readOn,
   readOrNull,
   streamOf,
   writeOn,
 } from './native.js'
 import { type LayerConfig, type MoELayerOptions, outputWidth, resolveOptions } from './options.js'
+import type { LaneTrace } from './scheduling/exec.js'
+import { resolveScheduling } from './scheduling/options.js'
+import { plainPlan, type StepPlan } from './scheduling/plan.js'
+import { type QueuedStep, type StepArgs, StepRunner } from './scheduling/runner.js'
+import { noScheduling, schedulingStats } from './scheduling/stats.js'
 import { type LayerStats, StatsRecorder, stepStats } from './stats.js'
-import { givenWeights, randomWeights, type WeightSet } from './weights.js'
-
-function layerDesc({ rule, scaleInput, experts, combine, shared }: LayerConfig, weights: WeightSet): RawLayerDesc {
-  return {
-    router: routerDesc(rule),
-    routerDtype: dtypeCode[weights.router?.dtype ?? 'f32'],
-    scaleInput,
-    experts: mlpDesc(experts),
-    combine: combineModes.indexOf(combine),
-    shared: shared === null ? null : mlpDesc(shared.mlp),
-    sharedGate: shared?.gate ?? false,
-  }
-}
-
-/** The buffers, each ordered on the layer's stream behind whatever filled it. */
-function layerWeights(stream: Stream, weights: WeightSet): RawLayerWeights {
-  const of = (tensor: Tensor | null) => readOrNull(stream, tensor)
-  return {
-    routerWeight: of(weights.router),
-    routerBias: of(weights.routerBias),
-    selectBias: of(weights.selectBias),
-    expertWeight: weights.experts.map(of),
-    expertBias: weights.expertBiases.map(of),
-    sharedWeight: weights.shared.map(of),
-    sharedBias: weights.sharedBiases.map(of),
-    sharedGate: of(weights.sharedGate),
-  }
-}
-
-/** Weights by the options: given and converted, or random. Shared with the baseline. */
-export async function makeWeights(options: MoELayerOptions, config: LayerConfig, stream: Stream): Promise<WeightSet> {
-  if (!options.weights) return randomWeights({ config, stream })
-  const { weights, adoptWeights: adopt = false, bias: biasAsked = false } = options
-  return givenWeights({ config, stream }, weights, { adopt, biasAsked })
-}
+import type { WeightSet } from './weights.js'
 
 /**
  * A Mixture-of-Experts layer on one device.
@@ -75,6 +48,10 @@ export async function makeWeights(options: MoELayerOptions, config: LayerConfig,
  * @example
  * await using layer = await MoELayer.create({ inputDim: 512, hiddenDim: 2048, numExperts: 16, topK: 2 })
  * const { output, stats } = await layer.forward(x)
+ *
+ * @example
+ * await using layer = await MoELayer.create({ inputDim: 512, hiddenDim: 2048, numExperts: 16, topK: 2, slices: true, graphs: true })
+ * layer.plan.reason
  */
 export class MoELayer {
   /** The checked configuration, every default filled in. */
@@ -84,31 +61,47 @@ export class MoELayer {
   readonly #stream: Stream
   readonly #handle: LayerHandle
   readonly #stats: StatsRecorder
+  readonly #runner: StepRunner | null
   readonly #inFlight = new Set<Promise<unknown>>()
+  /** Streams other than the layer's own that wait for its weights already. */
+  readonly #placed = new WeakSet<Stream>()
+  /** What the device failed with: nothing that comes after can be trusted. */
+  #failure: DeviceError | null = null
   #disposed = false
 
-  private constructor(config: LayerConfig, stream: Stream, weights: WeightSet, handle: LayerHandle) {
+  private constructor(
+    config: LayerConfig,
+    stream: Stream,
+    weights: WeightSet,
+    handle: LayerHandle,
+    runner: StepRunner | null,
+  ) {
     this.config = config
     this.weights = weights
     this.#stream = stream
     this.#handle = handle
+    this.#runner = runner
     this.#stats = new StatsRecorder(config.rule.numExperts)
   }
 
   /**
-   * @throws TypeError or RangeError naming the option; UnsupportedError when the device cannot be used; OutOfMemoryError when the
-   * weights do not fit
+   * @throws TypeError or RangeError naming the option; UnsupportedError when the device cannot be used, or not be cut into slices that were
+   * insisted on; OutOfMemoryError when the weights do not fit; SliceAllocationError when the slices do not
    */
   static async create(options: MoELayerOptions): Promise<MoELayer> {
     const config = resolveOptions(options)
+    const scheduling = resolveScheduling(options)
     const stream = options.stream ?? Stream.default(config.device)
     const weights = await makeWeights(options, config, stream)
+    let handle: LayerHandle | null = null
     try {
       const desc = layerDesc(config, weights)
       const raw = layerWeights(stream, weights)
-      const handle = call(() => binding().core.layerCreate(deviceIndex(config.device), desc, raw))
-      return new MoELayer(config, stream, weights, handle)
+      handle = call(() => binding().core.layerCreate(deviceIndex(config.device), desc, raw))
+      const runner = scheduling && new StepRunner(scheduling, config, handle, stream)
+      return new MoELayer(config, stream, weights, handle, runner)
     } catch (error) {
+      if (handle !== null) binding().native.release(handle)
       weights.release()
       throw error
     }
@@ -140,6 +133,11 @@ export class MoELayer {
     return this.#disposed
   }
 
+  /** How the steps are run from now on, and why. */
+  get plan(): StepPlan {
+    return this.#runner?.control.plan ?? plainPlan
+  }
+
   /**
    * One step, with its counts and times when the device has finished it. Calls may overlap: they run in the order in which they were made.
    * @param x [tokens, inputDim] of the layer's dtype and device, or as many float32 values, which are copied at once and converted
@@ -147,9 +145,10 @@ export class MoELayer {
   async forward(x: Tensor | Float32Array, options: ForwardOptions = {}): Promise<ForwardResult> {
     this.#check()
     checkForwardOptions(options)
-    const { logits = null, out, routing = false } = options
+    const { logits = null, out, routing = false, stream = this.#stream } = options
     const { config } = this
-    const { x: input, temporary } = inputTensor(config, this.#stream, x)
+    this.#checkStream(stream)
+    const { x: input, temporary } = inputTensor(config, stream, x)
     const made: Tensor[] = []
     const make = (tensor: Tensor): Tensor => {
       made.push(tensor)
@@ -158,35 +157,32 @@ export class MoELayer {
     try {
       const tokens = checkInput(config, input)
       checkLogits(config, tokens, logits, this.weights.router !== null)
-      const output = outputTensor(config, this.#stream, tokens, out)
+      const output = outputTensor(config, stream, tokens, out)
       if (out === undefined) make(output)
       const shape = [tokens, config.rule.topK]
-      const on = { device: config.device, stream: this.#stream }
+      const on = { device: config.device, stream }
       const expertIds = routing ? make(Tensor.empty(shape, { dtype: 'i32', ...on })) : null
       const weights = routing ? make(Tensor.empty(shape, { dtype: 'f32', ...on })) : null
       // What is refused throws here, and the step does not count; what fails on the device rejects.
-      const queued = call(() =>
-        binding().core.layerForward(
-          this.#handle,
-          streamOf(this.#stream),
-          readOn(this.#stream, input, 'x'),
-          tokens,
-          readOrNull(this.#stream, logits, 'logits'),
-          writeOn(this.#stream, output, 'out'),
-          expertIds && bufferOf(expertIds),
-          weights && bufferOf(weights),
-        ),
-      )
-      this.#stats.queued(tokens)
-      const step = callAsync(() => queued)
+      const queued = this.#queue(stream, tokens, {
+        x: readOn(stream, input, 'x'),
+        tokens,
+        logits: readOrNull(stream, logits, 'logits'),
+        out: writeOn(stream, output, 'out'),
+        ids: expertIds && bufferOf(expertIds),
+        weights: weights && bufferOf(weights),
+        measured: true,
+      })
+      const step = callAsync(() => queued.stats ?? Promise.reject(new TypeError('the addon returned no statistics')))
       this.#track(step)
       temporary?.dispose()
       const stats = stepStats(tokens, await step)
       this.#stats.measured(stats)
+      this.#runner?.control.observe(queued.strategy, stats.counts, stats.times.totalMs)
       return expertIds && weights ? { output, stats, routing: { expertIds, weights } } : { output, stats }
     } catch (error) {
       for (const tensor of made) tensor.dispose()
-      throw error
+      throw this.#failed(error)
     } finally {
       temporary?.dispose()
     }
@@ -199,24 +195,57 @@ export class MoELayer {
    */
   enqueue(x: Tensor, options: EnqueueOptions = {}): Tensor {
     this.#check()
-    checkOptions('enqueue options', options, ['logits', 'out'])
-    const { logits = null, out } = options
+    checkEnqueueOptions(options)
+    const { logits = null, out, stream = this.#stream } = options
     const { config } = this
+    if (stream !== this.#stream) this.#checkStream(stream)
     const tokens = checkInput(config, x)
     checkLogits(config, tokens, logits, this.weights.router !== null)
-    const output = outputTensor(config, this.#stream, tokens, out)
+    const output = outputTensor(config, stream, tokens, out)
     try {
-      const on = streamOf(this.#stream)
-      const input = readOn(this.#stream, x, 'x')
-      const given = readOrNull(this.#stream, logits, 'logits')
-      const into = writeOn(this.#stream, output, 'out')
-      call(() => binding().core.layerEnqueue(this.#handle, on, input, tokens, given, into))
+      const input = readOn(stream, x, 'x')
+      const given = readOrNull(stream, logits, 'logits')
+      const into = writeOn(stream, output, 'out')
+      const runner = this.#runner
+      if (runner === null) {
+        const on = streamOf(stream)
+        call(({ core }) => core.layerEnqueue(this.#handle, on, input, tokens, given, into, null, null))
+        this.#stats.queued(tokens)
+      } else {
+        this.#queue(stream, tokens, {
+          x: input,
+          tokens,
+          logits: given,
+          out: into,
+          ids: null,
+          weights: null,
+          measured: false,
+        })
+      }
     } catch (error) {
       if (out === undefined) output.dispose()
-      throw error
+      throw this.#failed(error)
     }
-    this.#stats.queued(tokens)
     return output
+  }
+
+  /**
+   * One step as a tenant of a schedule: `enqueue` on the schedule's stream, which may be a slice's. Steps of one layer keep their order
+   * on whatever streams they run.
+   */
+  [tenant](stream: Stream, x: Tensor, options: Omit<EnqueueOptions, 'stream'> = {}): Tensor {
+    return this.enqueue(x, { ...options, stream })
+  }
+
+  /**
+   * The SMs (CPU: virtual workers) on which each lane's experts were computed since the last call, or since the plan that is in use was
+   * taken up, whichever is later; behind all steps queued so far.
+   * @throws RangeError when the layer was made without `trace: true`
+   */
+  async trace(): Promise<LaneTrace> {
+    this.#check()
+    if (this.#runner === null) throw new RangeError('trace: expected a layer made with trace: true')
+    return this.#runner.trace()
   }
 
   /** The layer's life so far, as plain data. */
@@ -228,8 +257,10 @@ export class MoELayer {
     if (tokens !== null) {
       const name = (mlp: typeof experts, rows: number) => (_: Tensor, layer: number) =>
         call(() => binding().routerKernels.variant(deviceIndex(device), mlpDesc(mlp), layer, rows))
-      variants.experts = this.weights.experts.map(name(experts, tokens * rule.topK))
-      if (shared !== null) variants.shared = this.weights.shared.map(name(shared.mlp, tokens))
+      // A step's variants are those of its token bucket, so that they do not depend on how it is run.
+      const bucket = tokenBucket(tokens)
+      variants.experts = this.weights.experts.map(name(experts, bucket * rule.topK))
+      if (shared !== null) variants.shared = this.weights.shared.map(name(shared.mlp, bucket))
     }
     return this.#stats.report({
       device,
@@ -237,6 +268,7 @@ export class MoELayer {
       variants,
       weightBytes: call(() => binding().core.layerWeightBytes(this.#handle)),
       workspaceBytes: call(() => binding().core.layerWorkspaceBytes(this.#handle)),
+      ...(this.#runner === null ? noScheduling : schedulingStats(this.#runner, this.#stats.tokens)),
     })
   }
 
@@ -244,6 +276,7 @@ export class MoELayer {
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true
+    this.#runner?.dispose()
     call(() => binding().native.release(this.#handle))
     this.weights.release()
   }
@@ -260,6 +293,48 @@ export class MoELayer {
 
   #check(): void {
     if (this.#disposed) throw new DisposedError('this MoELayer was disposed')
+    if (this.#failure === null) return
+    const { message, nativeError } = this.#failure
+    throw new DeviceError(`this MoELayer is dead, its device has failed: ${message}`, {
+      cause: this.#failure,
+      nativeError,
+    })
+  }
+
+  /** Another stream than the layer's own is ordered behind the weights when it is used for the first time. */
+  #checkStream(stream: Stream): void {
+    streamOf(stream)
+    if (stream === this.#stream || this.#placed.has(stream)) return
+    const { device } = this.config
+    if (stream.device !== device) {
+      throw new RangeError(`stream: expected a stream on device ${device}, got one on ${stream.device}`)
+    }
+    using made = Event.create(device)
+    made.record(this.#stream)
+    stream.wait(made)
+    this.#placed.add(stream)
+  }
+
+  /** One step with what the runner decides, or without a runner as it is. */
+  #queue(stream: Stream, tokens: number, args: StepArgs): QueuedStep {
+    const runner = this.#runner
+    const queued = call(({ core }): QueuedStep => {
+      if (runner !== null) return runner.run(stream, args)
+      const { x, logits, out, ids, weights } = args
+      const on = streamOf(stream)
+      const stats = core.layerForward(this.#handle, on, x, tokens, logits, out, ids, weights, null, null)
+      return { strategy: 'fused', stats }
+    })
+    this.#stats.queued(tokens)
+    return queued
+  }
+
+  /** A device error is the layer's end: what the device holds is not known any more. */
+  #failed(error: unknown): unknown {
+    const beneath = error instanceof Error ? error.cause : undefined
+    if (error instanceof DeviceError) this.#failure ??= error
+    else if (beneath instanceof DeviceError) this.#failure ??= beneath
+    return error
   }
 
   #track(step: Promise<unknown>): void {

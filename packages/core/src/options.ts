@@ -21,6 +21,7 @@ import {
   routerDesc,
   routerRuleKeys,
 } from '@nexus/router-kernels/internal'
+import { type SchedulingOptions, schedulingKeys } from './scheduling/options.js'
 import type { LayerWeights } from './weights.js'
 
 /** A dense MLP of the experts' kind and activation through which every token goes; its output is added to theirs. */
@@ -33,7 +34,10 @@ export interface SharedExpertOptions {
 }
 
 /** Options of {@link MoELayer.create}. Tensors are row-major, [tokens, columns]. */
-export interface MoELayerOptions {
+export interface MoELayerOptions extends LayerOptions, SchedulingOptions {}
+
+/** What a layer computes, on which device; the same for the layer and its baseline. */
+export interface LayerOptions {
   /** Columns of the input. */
   readonly inputDim: number
   /** Inner width of an expert; of a gated one the width after the gate. */
@@ -112,7 +116,7 @@ export const layerOptionKeys = [
   'weights',
   'adoptWeights',
   'stream',
-] as const satisfies readonly (keyof MoELayerOptions)[]
+] as const satisfies readonly (keyof LayerOptions)[]
 
 function checkFlag(name: string, value: unknown): void {
   if (typeof value !== 'boolean') throw new TypeError(`${name} must be a boolean, got ${describe(value)}`)
@@ -124,7 +128,7 @@ function checkFlag(name: string, value: unknown): void {
  * @throws UnsupportedError when the device cannot be used
  */
 export function resolveOptions(options: MoELayerOptions): LayerConfig {
-  requireOptions('MoELayer options', options, layerOptionKeys)
+  requireOptions('MoELayer options', options, [...layerOptionKeys, ...schedulingKeys])
   const { inputDim, hiddenDim, numExperts, kind = 'gated', limit = 7, alpha = 1.702, seed = 0 } = options
   const { scaleInput = false, combine = 'weighted-sum', bias = kind === 'three-layer' } = options
   const rule = resolveRule(options)

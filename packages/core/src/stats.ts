@@ -4,15 +4,16 @@
  */
 import type { DeviceName, DType } from '@nexus/native'
 import type { RawStepStats } from './native.js'
+import { noScheduling, type SchedulingStats } from './scheduling/stats.js'
 
-/** Device time of a step's phases, in milliseconds. */
+/** Device time of a step's phases, in milliseconds. A step by a graph is one launch: its phases are `null`, only the total is known. */
 export interface PhaseTimes {
   /** Logits, choice, weights and buckets. */
-  readonly routerMs: number
-  readonly expertsMs: number
+  readonly routerMs: number | null
+  readonly expertsMs: number | null
   /** The shared expert and its gate; 0 without one. */
-  readonly sharedMs: number
-  readonly combineMs: number
+  readonly sharedMs: number | null
+  readonly combineMs: number | null
   readonly totalMs: number
 }
 
@@ -29,7 +30,7 @@ export interface StepStats {
 }
 
 /** A layer's life so far, as plain data that survives `JSON.stringify`. */
-export interface LayerStats {
+export interface LayerStats extends SchedulingStats {
   readonly device: DeviceName
   readonly dtype: DType
   /** All steps, `enqueue` and `forward`, that were queued. */
@@ -38,7 +39,7 @@ export interface LayerStats {
   /** Finished `forward` steps: those whose counts and times are known. */
   readonly measuredSteps: number
   readonly measuredTokens: number
-  /** Of the measured steps; `null` before the first. */
+  /** Of the measured steps; `null` before the first. Phases are means over the steps that had them, `null` where none had. */
   readonly times: { readonly mean: PhaseTimes; readonly last: PhaseTimes } | null
   /** Slots of each expert over the measured steps. */
   readonly expertCounts: readonly number[]
@@ -64,17 +65,25 @@ export function loadImbalance(counts: ArrayLike<number>): number | null {
 }
 
 export function stepStats(tokens: number, raw: RawStepStats): StepStats {
-  const { counts, routerMs, expertsMs, sharedMs, combineMs, totalMs } = raw
+  const { counts, totalMs } = raw
+  // The addon says -1 for a phase that a step by a graph does not have.
+  const phase = (ms: number): number | null => (ms < 0 ? null : ms)
   return {
     tokens,
     counts,
-    times: { routerMs, expertsMs, sharedMs, combineMs, totalMs },
+    times: {
+      routerMs: phase(raw.routerMs),
+      expertsMs: phase(raw.expertsMs),
+      sharedMs: phase(raw.sharedMs),
+      combineMs: phase(raw.combineMs),
+      totalMs,
+    },
     activeExperts: counts.reduce((active, count) => active + (count > 0 ? 1 : 0), 0),
     loadImbalance: loadImbalance(counts),
   }
 }
 
-const phases = ['routerMs', 'expertsMs', 'sharedMs', 'combineMs', 'totalMs'] as const
+const phases = ['routerMs', 'expertsMs', 'sharedMs', 'combineMs'] as const
 
 /** Adds up the steps of one layer. */
 export class StatsRecorder {
@@ -84,6 +93,7 @@ export class StatsRecorder {
   #measuredTokens = 0
   #lastTokens = 0
   #last: PhaseTimes | null = null
+  #phased = 0
   readonly #sums = { routerMs: 0, expertsMs: 0, sharedMs: 0, combineMs: 0, totalMs: 0 }
   readonly #counts: number[]
 
@@ -96,6 +106,10 @@ export class StatsRecorder {
     return this.#steps === 0 ? null : this.#lastTokens
   }
 
+  get tokens(): number {
+    return this.#tokens
+  }
+
   queued(tokens: number): void {
     this.#steps++
     this.#tokens += tokens
@@ -106,21 +120,28 @@ export class StatsRecorder {
     this.#measuredSteps++
     this.#measuredTokens += tokens
     this.#last = times
-    for (const phase of phases) this.#sums[phase] += times[phase]
+    this.#sums.totalMs += times.totalMs
+    if (times.routerMs !== null) this.#phased++
+    for (const phase of phases) this.#sums[phase] += times[phase] ?? 0
     for (const [expert, count] of counts.entries()) this.#counts[expert] = (this.#counts[expert] ?? 0) + count
   }
 
-  report(layer: Pick<LayerStats, 'device' | 'dtype' | 'variants' | 'weightBytes' | 'workspaceBytes'>): LayerStats {
+  report(
+    layer: Pick<LayerStats, 'device' | 'dtype' | 'variants' | 'weightBytes' | 'workspaceBytes'> &
+      Partial<SchedulingStats>,
+  ): LayerStats {
     const n = this.#measuredSteps
     const s = this.#sums
+    const phase = (sum: number): number | null => (this.#phased === 0 ? null : sum / this.#phased)
     const mean = {
-      routerMs: s.routerMs / n,
-      expertsMs: s.expertsMs / n,
-      sharedMs: s.sharedMs / n,
-      combineMs: s.combineMs / n,
+      routerMs: phase(s.routerMs),
+      expertsMs: phase(s.expertsMs),
+      sharedMs: phase(s.sharedMs),
+      combineMs: phase(s.combineMs),
       totalMs: s.totalMs / n,
     }
     return {
+      ...noScheduling,
       ...layer,
       steps: this.#steps,
       tokens: this.#tokens,

@@ -14,6 +14,7 @@ import {
 } from '@nexus/native'
 import type { FloatDType } from '@nexus/router-kernels'
 import type { MoELayerOptions } from '../options.js'
+import { resolveScheduling, type SchedulingOptions, schedulingKeys } from '../scheduling/options.js'
 import { ModelConfig } from './config.js'
 import { CheckpointDirectory } from './directory.js'
 import { failure } from './failure.js'
@@ -32,8 +33,8 @@ export interface LoadProgress {
   readonly bytesTotal: number
 }
 
-/** Options of `MoELayer.fromCheckpoint`. */
-export interface FromCheckpointOptions {
+/** Options of `MoELayer.fromCheckpoint`; how its steps are scheduled among them. */
+export interface FromCheckpointOptions extends SchedulingOptions {
   /** Number of the decoder layer, from 0. @default the first that has experts */
   readonly layer?: number
   /** @default 'auto': cuda:0 where it can be used, else the CPU */
@@ -48,7 +49,7 @@ export interface FromCheckpointOptions {
   readonly stream?: Stream
 }
 
-const optionKeys = ['layer', 'device', 'dtype', 'onProgress', 'signal', 'stream'] as const
+const optionKeys = ['layer', 'device', 'dtype', 'onProgress', 'signal', 'stream', ...schedulingKeys] as const
 
 /** What a checkpoint folder holds, read from its configuration alone. */
 export interface CheckpointInfo {
@@ -91,24 +92,26 @@ export async function readLayer(
 ): Promise<MoELayerOptions> {
   checkDirectory(directory)
   checkOptions('fromCheckpoint options', options, optionKeys)
-  const { onProgress, signal, stream } = options
-  if (options.layer !== undefined) checkInteger('layer', options.layer, 0, Number.MAX_SAFE_INTEGER)
-  if (options.dtype !== undefined) checkOneOf('dtype', options.dtype, ['f32', 'bf16', 'f16'])
+  const { layer: asked, dtype: askedDtype, device: askedDevice, onProgress, signal, stream, ...scheduling } = options
+  // What is wrong with them is known before anything is read.
+  resolveScheduling(scheduling)
+  if (asked !== undefined) checkInteger('layer', asked, 0, Number.MAX_SAFE_INTEGER)
+  if (askedDtype !== undefined) checkOneOf('dtype', askedDtype, ['f32', 'bf16', 'f16'])
   if (onProgress !== undefined && typeof onProgress !== 'function') {
     throw new TypeError(`onProgress must be a function, got ${describe(onProgress)}`)
   }
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new TypeError(`signal must be an AbortSignal, got ${describe(signal)}`)
   }
-  const device = resolveDevice(options.device ?? stream?.device ?? 'auto')
-  const dtype = options.dtype ?? (device === 'cpu' ? 'f32' : 'bf16')
+  const device = resolveDevice(askedDevice ?? stream?.device ?? 'auto')
+  const dtype = askedDtype ?? (device === 'cpu' ? 'f32' : 'bf16')
   signal?.throwIfAborted()
 
   const open = await CheckpointDirectory.open(directory)
   try {
     const { family, config } = identify(open)
     const spec = family.spec(config)
-    const layer = chooseLayer(family.moeLayers(config), options.layer, family, config)
+    const layer = chooseLayer(family.moeLayers(config), asked, family, config)
     const plan = await planLayer(open, family, spec, layer, dtype)
     const loader = new Loader(
       plan,
@@ -119,6 +122,7 @@ export async function readLayer(
     const weights = await loader.load()
     const { router, shared, ...rest } = spec
     return {
+      ...scheduling,
       ...rest,
       kind: 'gated',
       numExperts: router.numExperts,

@@ -1,0 +1,95 @@
+/** How a strategy is chosen: least predicted time, kept within hysteresis and dwell, corrected by what was measured. */
+import { describe, expect, test } from 'vitest'
+import { h200 } from '../src/index.js'
+import { resolveOptions } from '../src/options.js'
+import { Chooser } from '../src/scheduling/choice.js'
+import { layerCost, predictUs } from '../src/scheduling/cost.js'
+
+const chooser = () => new Chooser({ leastGain: 0.03, dwellSteps: 64 })
+const two = (fused: number | null, tiered: number | null) =>
+  [
+    { strategy: 'fused', us: fused },
+    { strategy: 'tiered', us: tiered },
+  ] as const
+
+describe('Chooser', () => {
+  test('before any load: the first, and it says so', () => {
+    expect(chooser().choose(0, two(null, null), 'no load')).toMatchObject({
+      strategy: 'fused',
+      reason: 'fused: no load is known yet',
+    })
+  })
+
+  test('the sooner one, with the times of all', () => {
+    const { strategy, reason, candidates } = chooser().choose(16, two(251, 210.34), 'the last window')
+    expect(strategy).toBe('tiered')
+    expect(reason).toBe('tiered: 210.3 us against fused 251.0 us by the last window')
+    expect(candidates.map(({ predictedUs }) => predictedUs)).toEqual([251, 210.34])
+  })
+
+  test('it may say that slicing does not pay', () => {
+    expect(chooser().choose(16, two(200, 210), 'the last window').reason).toBe(
+      'fused: slicing does not pay: 200.0 us against tiered 210.0 us by the last window',
+    )
+  })
+
+  test('a small gain changes nothing; a large one does once the dwell is over', () => {
+    const it = chooser()
+    expect(it.choose(0, two(100, 110), 'x').strategy).toBe('fused')
+    expect(it.choose(100, two(100, 98), 'x')).toMatchObject({
+      strategy: 'fused',
+      reason: 'fused kept: tiered would end 2.0 % sooner, less than 3 %',
+    })
+    expect(it.choose(200, two(100, 90), 'x').strategy).toBe('tiered')
+    expect(it.choose(216, two(80, 100), 'x')).toMatchObject({
+      strategy: 'tiered',
+      reason: 'tiered kept: taken 16 steps ago, it stays for 64; fused would end 20.0 % sooner',
+    })
+    expect(it.choose(264, two(80, 100), 'x').strategy).toBe('fused')
+  })
+
+  test('alternating loads around the margin do not make it flap', () => {
+    const it = chooser()
+    const taken = new Set<string>()
+    for (let step = 0; step < 4096; step += 16) taken.add(it.choose(step, two(100, step % 32 ? 98 : 102), 'x').strategy)
+    expect([...taken]).toEqual(['fused'])
+  })
+
+  test('a model that flatters a strategy is found out by measurements', () => {
+    const it = chooser()
+    for (let i = 0; i < 8; i++) it.observe('fused', 150, 100)
+    // What was not measured gets what the measured have in common: the order of the model stays.
+    expect(it.choose(0, two(100, 90), 'x').candidates.map(({ predictedUs }) => predictedUs)).toEqual([150, 135])
+    for (let i = 0; i < 8; i++) it.observe('tiered', 180, 90)
+    expect(it.choose(100, two(100, 90), 'x')).toMatchObject({ strategy: 'fused' })
+  })
+})
+
+describe('predictions on an H200', () => {
+  const config = resolveOptions({
+    inputDim: 2048,
+    hiddenDim: 768,
+    numExperts: 128,
+    topK: 8,
+    dtype: 'bf16',
+    device: 'cpu',
+  })
+  const cost = layerCost(config, h200)
+  const fused = (load: number[]) => predictUs(cost, load, { strategy: 'fused', sms: [132], laneOf: [] })
+  const half = Array.from({ length: 128 }, (_, e) => (e < 4 ? 0 : 1))
+
+  test('an even decode load is bound by memory: slicing does not pay', () => {
+    const load = new Array<number>(128).fill(4)
+    const even = Array.from({ length: 128 }, (_, e) => e % 2)
+    expect(fused(load)).toBeLessThan(predictUs(cost, load, { strategy: 'tiered', sms: [64, 68], laneOf: even }))
+    // 128 experts of 9.4 MB at 4.65 TB/s
+    expect(fused(load)).toBeGreaterThan(258)
+    expect(fused(load)).toBeLessThan(300)
+  })
+
+  test('lanes cost what they are forked for', () => {
+    const load = new Array<number>(128).fill(4)
+    const of = (strategy: 'tiered' | 'cooperative') => predictUs(cost, load, { strategy, sms: [48, 84], laneOf: half })
+    expect(of('tiered') - of('cooperative')).toBeCloseTo(1.25)
+  })
+})
