@@ -1,68 +1,59 @@
-/** `nexus-bench`: benchmarks with their peers. Results on stdout (a table, or JSON with --json), progress on stderr. */
-import { defineCommand, runMain } from 'citty'
-import { writeBenchmarks } from './docs.js'
-import { layerBench, layerTable } from './layer-bench.js'
-import { parseShape, shapes } from './shapes.js'
+/**
+ * `nexus-bench`: benchmarks with their peers. Results on stdout (a table, or JSON with --json), progress on stderr. Each command loads what
+ * it measures with when it runs, so that one can be used where another cannot. Exit code 2 is for the command line, 1 for all else.
+ */
+import { type CommandDef, defineCommand, renderUsage, runMain } from 'citty'
+import { checkKnown } from './commands/arguments.js'
 
-const numbers = (name: string, text: string) =>
-  text.split(',').map((t) => {
-    const v = Number(t)
-    if (!Number.isInteger(v) || v < 1) throw new RangeError(`--${name}: '${t}' is not a positive integer`)
-    return v
-  })
+const details = new Map<CommandDef, string>()
 
-const layer = defineCommand({
-  meta: { name: 'layer', description: 'The whole layer, from (x, router logits) to y, beside its peers' },
-  args: {
-    shapes: {
-      type: 'string',
-      description: `names, or NAME:hidden:inter:experts:topk, by commas (default: ${shapes.map((s) => s.name).join(',')})`,
-      default: shapes.map((s) => s.name).join(','),
+/** A command whose options are checked by name and whose errors are one line each. */
+async function load(module: Promise<{ readonly default: unknown; readonly details?: string }>): Promise<CommandDef> {
+  const loaded = await module
+  const command = loaded.default as CommandDef
+  const args = (typeof command.args === 'function' ? await command.args() : await command.args) ?? {}
+  const wrapped: CommandDef = {
+    ...command,
+    async run(context) {
+      try {
+        checkKnown(context.rawArgs, args)
+        await command.run?.(context)
+      } catch (error) {
+        const message = error instanceof Error ? error.message : String(error)
+        process.stderr.write(`nexus-bench: ${message}\n`)
+        process.exitCode = message.startsWith('--') ? 2 : 1
+      }
     },
-    tokens: { type: 'string', description: 'token counts, by commas', default: '1,8,64,512,4096' },
-    skew: { type: 'string', description: 'standard deviation of a per-expert logit bias', default: '0' },
-    device: { type: 'string', description: 'cuda or cpu', default: 'cuda' },
-    peers: {
-      type: 'string',
-      description: "peers to run, by commas, or 'none'",
-      default: 'torch_grouped_mm,grouped_mm_glue',
-    },
-    'peer-budget': { type: 'string', description: 'seconds for all peers together', default: '240' },
-    'budget-ms': { type: 'string', description: 'milliseconds of timing for a cell', default: '150' },
-    seed: { type: 'string', description: 'seed of weights, inputs and logits', default: '1' },
-    out: { type: 'string', description: 'result file to write' },
-    json: { type: 'boolean', description: 'print the result as JSON' },
-  },
-  async run({ args }) {
-    if (args.device !== 'cuda' && args.device !== 'cpu')
-      throw new RangeError(`--device: '${args.device}' is not cuda or cpu`)
-    const result = await layerBench({
-      shapes: args.shapes.split(',').map(parseShape),
-      tokens: numbers('tokens', args.tokens),
-      skew: Number(args.skew),
-      device: args.device,
-      peers: args.peers === 'none' ? [] : args.peers.split(','),
-      peerBudgetSeconds: Number(args['peer-budget']),
-      budgetMs: Number(args['budget-ms']),
-      seed: Number(args.seed),
-      out: args.out ?? null,
-      onProgress: (line) => process.stderr.write(`${line}\n`),
-    })
-    process.stdout.write(args.json ? `${JSON.stringify(result, null, 1)}\n` : `${layerTable(result)}\n`)
-    if (result.peersError !== null) process.stderr.write(`peers: ${result.peersError}\n`)
-  },
-})
+  }
+  if (loaded.details !== undefined) details.set(wrapped, loaded.details)
+  return wrapped
+}
 
-const docs = defineCommand({
-  meta: { name: 'docs', description: 'Write docs/benchmarks.md from the result files' },
-  run() {
-    process.stdout.write(`${writeBenchmarks()}\n`)
-  },
-})
+// Heard between two turns of the event loop, never in the middle of writing a file; the second one ends the process at once.
+for (const [signal, code] of [
+  ['SIGINT', 130],
+  ['SIGTERM', 143],
+] as const) {
+  process.once(signal, () => process.exit(code))
+}
 
 const main = defineCommand({
   meta: { name: 'nexus-bench', description: 'Benchmarks of Nexus beside its peers, in the same run' },
-  subCommands: { layer, docs },
+  subCommands: {
+    layer: () => load(import('./commands/layer.js')),
+    isolation: () => load(import('./commands/isolation.js')),
+    skew: () => load(import('./commands/skew.js')),
+    control: () => load(import('./commands/control.js')),
+    calibration: () => load(import('./commands/calibration.js')),
+    record: () => load(import('./commands/record.js')),
+    policies: () => load(import('./commands/policies.js')),
+    docs: () => load(import('./commands/docs.js')),
+  },
 })
 
-await runMain(main)
+await runMain(main, {
+  async showUsage(command, parent) {
+    const more = details.get(command as CommandDef)
+    process.stdout.write(`${await renderUsage(command, parent)}\n${more === undefined ? '' : `\n${more}\n\n`}`)
+  },
+})

@@ -1,15 +1,23 @@
 /**
- * docs/benchmarks.md, written from the result files so that no number in it was ever typed. `nexus-bench docs` writes it, a test
- * compares it with what the files say.
+ * docs/benchmarks.md and the simulator's tables in docs/slices.md, written from the result files so that no number in them was ever typed.
+ * `nexus-bench docs` writes them, a test compares them with what the files say.
  */
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import type { LayerBenchResult } from './layer-bench.js'
-
-const root = fileURLToPath(new URL('../../../', import.meta.url))
-export const resultsFolder = join(root, 'apps/bench/results')
-export const benchmarksPage = join(root, 'docs/benchmarks.md')
+import { benchmarksPage, resultsFolder, slicesPage } from './paths.js'
+import { writeWhole } from './result-file.js'
+import type { CalibrationResult } from './scheduling/calibration.js'
+import type { ControlResult } from './scheduling/control.js'
+import type { IsolationResult } from './scheduling/isolation.js'
+import type { PoliciesResult } from './scheduling/policies-bench.js'
+import type { SkewResult } from './scheduling/skew.js'
+import { calibrationSection } from './sections/calibration.js'
+import { controlSection } from './sections/control.js'
+import { isolationSection } from './sections/isolation.js'
+import { layerSection } from './sections/layer.js'
+import { policiesSection, policyTables } from './sections/policies.js'
+import { skewSection } from './sections/skew.js'
 
 const intro = `# Benchmarks
 
@@ -20,50 +28,69 @@ Written by \`npm run bench -- docs\` from the files in [apps/bench/results](../a
 A ratio above 1 against a peer means that Nexus is faster.
 `
 
-/** One result file as a section. */
-export function layerSection(file: string, result: LayerBenchResult): string {
-  const { environment: e, rows } = result
-  const peers = [...new Set(rows.flatMap((r) => Object.keys(r.peers)))]
-  const head = ['shape', 'tokens', 'skew', 'limit µs', 'Nexus µs', '× limit', 'error', ...peers.map((p) => `÷ ${p}`)]
-  const body = rows.map((r) => [
-    r.shape,
-    String(r.tokens),
-    String(r.skew),
-    r.limitUs.toFixed(1),
-    r.nexusUs.toFixed(1),
-    r.ratio.toFixed(2),
-    r.relativeError.toExponential(1),
-    ...peers.map((p) => {
-      const us = r.peers[p]
-      return us === undefined ? 'n/a' : `${(us / r.nexusUs).toFixed(2)} (${us.toFixed(1)} µs)`
-    }),
-  ])
-  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`
-  const table = [line(head), line(head.map((_, i) => (i === 0 ? '---' : '---:'))), ...body.map(line)].join('\n')
-  const slower = rows.filter((r) => Object.values(r.peers).some((us) => us < r.nexusUs)).length
-  return `## ${file}
+const policiesFile = 'policies.json'
 
-${e.device}, driver ${e.driver ?? 'n/a'}, CUDA ${e.cudaRuntime ?? 'n/a'}, Node ${e.node}, ${e.date.slice(0, 10)}, seed ${result.seed}.
-${result.what}.
-${slower} of ${rows.length} cells are slower than the best of the peers that ran beside them.
+/** A result file; the first ones have no kind and are of layers. */
+export type ResultFile =
+  | (LayerBenchResult & { readonly kind?: 'layer' })
+  | IsolationResult
+  | SkewResult
+  | ControlResult
+  | PoliciesResult
+  | CalibrationResult
 
-${table}
-`
+/**
+ * One result file as a section.
+ * @throws RangeError for a kind that has no section
+ */
+export function section(file: string, result: ResultFile): string {
+  switch (result.kind) {
+    case undefined:
+    case 'layer':
+      return layerSection(file, result)
+    case 'isolation':
+      return isolationSection(file, result)
+    case 'skew':
+      return skewSection(file, result)
+    case 'control':
+      return controlSection(file, result)
+    case 'policies':
+      return policiesSection(file, result)
+    case 'calibration':
+      return calibrationSection(file, result)
+    default: {
+      const { kind } = result as { kind: unknown }
+      throw new RangeError(`${file}: expected a kind of result that has a section, got '${String(kind)}'`)
+    }
+  }
 }
+
+const read = (path: string) => JSON.parse(readFileSync(path, 'utf8')) as ResultFile
 
 /** The whole page. */
 export function renderBenchmarks(folder: string): string {
   const files = readdirSync(folder)
     .filter((name) => name.endsWith('.json'))
     .sort()
-  const sections = files.map((name) =>
-    layerSection(name, JSON.parse(readFileSync(join(folder, name), 'utf8')) as LayerBenchResult),
-  )
-  return [intro, ...sections].join('\n')
+  return [intro, ...files.map((name) => section(name, read(join(folder, name))))].join('\n')
 }
 
-/** Writes the page; returns its path. */
-export function writeBenchmarks(): string {
-  writeFileSync(benchmarksPage, renderBenchmarks(resultsFolder))
-  return benchmarksPage
+/**
+ * docs/slices.md with the tables between its markers as the policies' results have them.
+ * @throws RangeError when the page has no markers, or the file is not of policies
+ */
+export function renderSlices(page: string, folder: string): string {
+  const result = read(join(folder, policiesFile))
+  if (result.kind !== 'policies')
+    throw new RangeError(`${policiesFile}: expected kind 'policies', got '${result.kind}'`)
+  const markers = /(<!-- simulator -->\n)[\s\S]*?(<!-- \/simulator -->)/
+  if (!markers.test(page)) throw new RangeError('docs/slices.md: expected <!-- simulator --> and <!-- /simulator -->')
+  return page.replace(markers, (_, begin, end) => `${begin}\n${policyTables(result)}\n\n${end}`)
+}
+
+/** Writes the pages; returns their paths. */
+export function writePages(): string[] {
+  writeWhole(benchmarksPage, renderBenchmarks(resultsFolder))
+  writeWhole(slicesPage, renderSlices(readFileSync(slicesPage, 'utf8'), resultsFolder))
+  return [benchmarksPage, slicesPage]
 }

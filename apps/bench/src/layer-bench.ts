@@ -1,10 +1,9 @@
 /** `bench layer`: Nexus and its peers over shapes and token counts, one result file, one table. */
-import { mkdirSync, writeFileSync } from 'node:fs'
-import { dirname } from 'node:path'
 import { environment } from './environment.js'
 import { type CellResult, measureCell, ShapeLayers } from './layer-cell.js'
 import { weightCopies } from './limits.js'
 import { LogitsFolder, runPeers } from './peers.js'
+import { resultText, writeWhole } from './result-file.js'
 import type { Shape } from './shapes.js'
 
 export interface LayerBenchOptions {
@@ -65,10 +64,7 @@ export async function layerBench(options: LayerBenchOptions): Promise<LayerBench
     peersError,
     rows,
   }
-  if (options.out !== null) {
-    mkdirSync(dirname(options.out), { recursive: true })
-    writeFileSync(options.out, `${JSON.stringify(result, null, 1)}\n`)
-  }
+  if (options.out !== null) writeWhole(options.out, resultText(result))
   return result
 }
 

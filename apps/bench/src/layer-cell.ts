@@ -147,6 +147,9 @@ export async function measureCell(layers: ShapeLayers, tokens: number, options: 
   }
 }
 
+/** Phases are timed in steps that are launched one operation at a time, as this one is. */
+const us = (ms: number | null) => (ms ?? Number.NaN) * 1e3
+
 /** The bf16 layer against its float32 twin, and the phase times of a warm step. */
 async function check(reference: MoELayer, layer: MoELayer, x: Tensor, logits: Tensor | undefined) {
   const wide = await x.to({ dtype: 'f32' })
@@ -168,6 +171,6 @@ async function check(reference: MoELayer, layer: MoELayer, x: Tensor, logits: Te
   const { routerMs, expertsMs, combineMs } = warm.stats.times
   return {
     relativeError: Math.sqrt(diff / norm),
-    phasesUs: { router: routerMs * 1e3, experts: expertsMs * 1e3, combine: combineMs * 1e3 },
+    phasesUs: { router: us(routerMs), experts: us(expertsMs), combine: us(combineMs) },
   }
 }

@@ -1,15 +1,20 @@
-/** Seeded normal deviates for router logits that ours and the peers read alike. */
+/** Seeded random numbers: normal deviates for router logits that ours and the peers read alike, and the uniform ones beneath. */
 
-/** SplitMix32 uniform in (0, 1), then Box-Muller. */
-export function normals(n: number, seed: number): Float32Array {
+/** SplitMix32: uniform in (0, 1). */
+export function uniforms(seed: number): () => number {
   let state = seed >>> 0
-  const uniform = () => {
+  return () => {
     state = (state + 0x9e3779b9) >>> 0
     let z = state
     z = Math.imul(z ^ (z >>> 16), 0x85ebca6b)
     z = Math.imul(z ^ (z >>> 13), 0xc2b2ae35)
     return ((z ^ (z >>> 16)) >>> 0) / 4294967296 + 1 / 8589934592
   }
+}
+
+/** Uniform, then Box-Muller. */
+export function normals(n: number, seed: number): Float32Array {
+  const uniform = uniforms(seed)
   const out = new Float32Array(n)
   for (let i = 0; i < n; i += 2) {
     const r = Math.sqrt(-2 * Math.log(uniform()))

@@ -1,0 +1,47 @@
+/** `nexus-bench calibration` */
+import { defineCommand } from 'citty'
+import { parseShape } from '../shapes.js'
+import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress } from './arguments.js'
+
+const args = {
+  shapes: { type: 'string', description: 'shapes, by commas', default: 'qwen3-30b-a3b,olmoe-1b-7b' },
+  tokens: { type: 'string', description: 'tokens of a step, by commas', default: '8,64,256,1024,4096' },
+  skews: { type: 'string', description: "standard deviations of the experts' logit bias, by commas", default: '0,1.5' },
+  parts: {
+    type: 'string',
+    description: 'parts of the device that the first slice has, by commas',
+    default: '0.3,0.5,0.7',
+  },
+  samples: { type: 'string', description: 'steps that each median is of', default: '200' },
+  ...deviceArg,
+  ...outputArgs,
+} as const
+
+/** What `--help` says below the options. */
+export const details =
+  'Step times by shape, load and layout, and the cost model fitted to them: how far the simulator is from this device, on steps that the ' +
+  'fit did not see. Every shape with every token count, skew and layout is a step.'
+
+export default defineCommand({
+  meta: { name: 'calibration', description: 'Step times by shape, load and layout, and the cost model fitted to them' },
+  args,
+  async run({ args: given }) {
+    const parts = numbers('parts', given.parts, true)
+    for (const part of parts) if (part >= 1) throw new RangeError(`--parts: ${part} is not below 1`)
+    const options = {
+      device: checkedDevice(given.device),
+      shapes: given.shapes.split(',').map(parseShape),
+      tokens: numbers('tokens', given.tokens),
+      skews: given.skews.split(',').map((text) => (Number(text) === 0 ? 0 : number('skews', text, true))),
+      parts,
+      samples: number('samples', given.samples),
+      onProgress: progress,
+    }
+    const [{ calibrationBench }, { calibrationSection }] = await Promise.all([
+      import('../scheduling/calibration.js'),
+      import('../sections/calibration.js'),
+    ])
+    const result = await calibrationBench(options)
+    deliver(result, given, () => calibrationSection('calibration', result))
+  },
+})

@@ -1,0 +1,13 @@
+/** `nexus-bench docs` */
+import { defineCommand } from 'citty'
+
+export default defineCommand({
+  meta: {
+    name: 'docs',
+    description: 'Write docs/benchmarks.md and the tables of docs/slices.md from the result files',
+  },
+  async run() {
+    const { writePages } = await import('../docs.js')
+    process.stdout.write(`${writePages().join('\n')}\n`)
+  },
+})

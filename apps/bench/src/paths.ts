@@ -1,0 +1,9 @@
+/** Where things of the repository are. This file's folder is as deep as the bundle's, so that both find the root. */
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+export const root = fileURLToPath(new URL('../../../', import.meta.url))
+export const resultsFolder = join(root, 'apps/bench/results')
+export const tracesFolder = join(resultsFolder, 'traces')
+export const benchmarksPage = join(root, 'docs/benchmarks.md')
+export const slicesPage = join(root, 'docs/slices.md')

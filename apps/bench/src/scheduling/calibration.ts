@@ -1,0 +1,223 @@
+/**
+ * `bench calibration`: step times of one layer over shapes, loads and layouts on the device, in the simulator's own format, then the cost
+ * model fitted to some of them and held against the rest. A simulator whose step times are not the device's proves nothing about it.
+ */
+import {
+  type AllocationPolicy,
+  describeDevice,
+  Event,
+  MoELayer,
+  SlicePartition,
+  Stream,
+  Tensor,
+  tenant,
+} from '@nexus/core'
+import {
+  agreement,
+  calibrate,
+  crossValidate,
+  type MeasuredShape,
+  type StepMeasurement,
+  type StepMeasurements,
+} from '@nexus/slices/simulator'
+import { type Environment, environment } from '../environment.js'
+import { cellLogits } from '../random.js'
+import type { Shape } from '../shapes.js'
+import { quantile } from './statistics.js'
+
+export interface CalibrationOptions {
+  readonly device: 'cpu' | 'cuda'
+  readonly shapes: readonly Shape[]
+  readonly tokens: readonly number[]
+  readonly skews: readonly number[]
+  /** Parts of the device that one slice has, for a whole step in it. */
+  readonly parts: readonly number[]
+  readonly samples: number
+  readonly onProgress: (line: string) => void
+}
+
+export interface CalibrationResult {
+  readonly kind: 'calibration'
+  readonly what: string
+  readonly environment: Environment
+  readonly measurements: StepMeasurements
+  readonly fits: readonly {
+    readonly shape: string
+    readonly rows: number
+    readonly parameters: unknown
+    /** Of the rows that were fitted. */
+    readonly fitted: { readonly meanError: number; readonly maxError: number }
+    /** Of rows that the fit did not see, by folds. */
+    readonly heldOut: { readonly meanError: number; readonly maxError: number }
+  }[]
+}
+
+/** A policy that says what it is told to: for measuring one layout. */
+function given(sms: readonly number[], sliceOf: readonly number[]): AllocationPolicy {
+  return { name: 'given', decide: () => ({ sms: [...sms], sliceOf: [...sliceOf], reason: 'a layout to be measured' }) }
+}
+
+/** Two slices: the hottest experts that hold `share` of the load have `sms` SMs. */
+function twoSlices(counts: readonly number[], share: number): number[] {
+  const order = counts.map((_, e) => e).sort((a, b) => (counts[b] ?? 0) - (counts[a] ?? 0) || a - b)
+  const total = counts.reduce((sum, x) => sum + x, 0)
+  const sliceOf = new Array<number>(counts.length).fill(1)
+  let sum = 0
+  for (const [i, e] of order.entries()) {
+    if (i > 0 && (sum >= share * total || i === order.length - 1)) break
+    sliceOf[e] = 0
+    sum += counts[e] ?? 0
+  }
+  return sliceOf
+}
+
+export async function calibrationBench(options: CalibrationOptions): Promise<CalibrationResult> {
+  const { device, onProgress } = options
+  const description = describeDevice(device)
+  const rows: StepMeasurement[] = []
+  for (const shape of options.shapes) await measureShape(shape, options, description.sms, rows)
+  const shapes: MeasuredShape[] = options.shapes.map((s) => ({
+    name: s.name,
+    inputDim: s.hidden,
+    hiddenDim: s.inter,
+    outputDim: s.hidden,
+    numExperts: s.experts,
+    topK: s.topK,
+    bytesPerValue: device === 'cuda' ? 2 : 4,
+  }))
+  const measurements: StepMeasurements = {
+    format: 'nexus-step-measurements/1',
+    device: description.name,
+    sms: description.sms,
+    scope: 'layer',
+    shapes,
+    rows,
+  }
+  const fits = []
+  for (const { name } of options.shapes) {
+    const fit = calibrate(measurements, { shape: name, device: description })
+    const heldOut = crossValidate(measurements, { shape: name, device: description })
+    const fitted = agreement(
+      rows.filter((row) => row.shape === name),
+      fit.cost,
+    )
+    onProgress(
+      `${name}: error ${(fitted.maxError * 100).toFixed(1)} % fitted, ${(heldOut.maxError * 100).toFixed(1)} % held out, at most`,
+    )
+    fits.push({
+      shape: name,
+      rows: rows.filter((row) => row.shape === name).length,
+      parameters: fit.parameters,
+      fitted: { meanError: fitted.meanError, maxError: fitted.maxError },
+      heldOut: { meanError: heldOut.meanError, maxError: heldOut.maxError },
+    })
+  }
+  return {
+    kind: 'calibration',
+    what: 'step times by shape, load and layout; the cost model fitted to them, and held against rows that the fit did not see',
+    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    measurements,
+    fits,
+  }
+}
+
+async function measureShape(
+  shape: Shape,
+  options: CalibrationOptions,
+  sms: number,
+  rows: StepMeasurement[],
+): Promise<void> {
+  const { device, samples, onProgress } = options
+  const dtype = device === 'cuda' ? 'bf16' : 'f32'
+  const common = {
+    inputDim: shape.hidden,
+    hiddenDim: shape.inter,
+    numExperts: shape.experts,
+    topK: shape.topK,
+    device,
+    dtype,
+    graphs: { captureAfter: 1 },
+  } as const
+  const fused = await MoELayer.create({ ...common, seed: 1 })
+  const { router, experts } = fused.weights
+  try {
+    for (const tokens of options.tokens) {
+      for (const skew of options.skews) {
+        const [host] = cellLogits(tokens, shape.experts, 1, skew, 11 + tokens)
+        if (!host) continue
+        const logits = Tensor.from(host, [tokens, shape.experts], { device })
+        const x = Tensor.randn([tokens, shape.hidden], { dtype, device, seed: 5 })
+        const out = Tensor.empty([tokens, shape.hidden], { dtype, device })
+        const { stats } = await fused.forward(x, { logits, out })
+        const counts = [...stats.counts]
+        const add = async (
+          row: Pick<StepMeasurement, 'strategy' | 'sms' | 'sliceOf'>,
+          stream: Stream,
+          step: () => void,
+        ) => {
+          const times = await time(stream, samples, step)
+          const us = quantile(times, 0.5)
+          rows.push({
+            shape: shape.name,
+            tokens,
+            ...row,
+            counts,
+            us,
+            samples,
+            interval: [quantile(times, 0.4), quantile(times, 0.6)],
+          })
+        }
+        const stream = Stream.default(device)
+        await add({ strategy: 'fused', sms: [sms], sliceOf: null }, stream, () => fused.enqueue(x, { logits, out }))
+        for (const part of options.parts) {
+          const n = Math.max(8, Math.round((sms * part) / 8) * 8)
+          const partition = SlicePartition.build(device, [
+            { name: 'here', sms: n },
+            { name: 'rest', sms: sms - n },
+          ])
+          const slice = partition.stream('here')
+          await add({ strategy: 'fused', sms: [n], sliceOf: null }, slice, () => {
+            fused[tenant](slice, x, { logits, out })
+          })
+          const sliceOf = twoSlices(counts, part)
+          const layer = await MoELayer.create({
+            ...common,
+            weights: { router, experts },
+            strategy: 'tiered',
+            slices: { policy: given([n, sms - n], sliceOf) },
+          })
+          await add({ strategy: 'tiered', sms: [n, sms - n], sliceOf }, stream, () => layer.enqueue(x, { logits, out }))
+          await stream.synchronize()
+          layer.dispose()
+          partition.dispose()
+        }
+        for (const each of [logits, x, out]) each.dispose()
+      }
+      onProgress(`${shape.name} ${tokens} tokens: ${rows.length} rows`)
+    }
+  } finally {
+    fused.dispose()
+  }
+}
+
+/** Microseconds of single steps on a device that is busy with the one before. */
+async function time(stream: Stream, samples: number, step: () => void): Promise<number[]> {
+  for (let i = 0; i < 6; i++) step()
+  await stream.synchronize()
+  const marks = Array.from({ length: samples + 1 }, () => Event.create(stream.device))
+  marks[0]?.record(stream)
+  for (let i = 1; i <= samples; i++) {
+    step()
+    marks[i]?.record(stream)
+    if (i % 64 === 0) await stream.synchronize()
+  }
+  await stream.synchronize()
+  const times: number[] = []
+  for (let i = 1; i <= samples; i++) {
+    const [before, after] = [marks[i - 1], marks[i]]
+    // Behind a wait the host is late: such steps are not counted.
+    if (before && after && (i - 1) % 64 !== 0) times.push(before.elapsedMs(after) * 1e3)
+  }
+  for (const mark of marks) mark.dispose()
+  return times
+}
