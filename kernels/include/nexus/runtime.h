@@ -57,6 +57,8 @@ class Stream : public std::enable_shared_from_this<Stream> {
   /// Units (SMs; virtual workers on the CPU) that this stream's work may use: its slice's, or all of the device's.
   virtual int width() const = 0;
   bool share_sm() const { return shape_.share_sm; }
+  /// Whether it is a slice's stream (Partition::create_stream).
+  virtual bool in_slice() const { return false; }
   /// True between the begin and the end of a graph capture that this stream takes part in: what is queued is recorded.
   virtual bool capturing() const = 0;
 

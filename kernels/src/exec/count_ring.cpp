@@ -1,10 +1,8 @@
 // The ring of counts: what the router of each step writes, and the host reads whenever it likes, without either waiting
-// for the other. A slot is a sequence lock: the writer clears its sequence, writes, then sets it; a reader copies and
-// looks at the sequence before and after. Sequences never repeat, so an equal one means that nothing was written
-// between.
+// for the other. Every word of a slot carries the lower half of its step, so a copy in which all words are of one step
+// is whole, in whatever order they arrived; steps never repeat.
 #include <algorithm>
 #include <atomic>
-#include <cstring>
 #include <mutex>
 #include <string>
 
@@ -57,28 +55,28 @@ class DeviceCountRing final : public CountRing {
   }
 
   Reading read(uint64_t from) const override {
-    uint64_t written = 0;  // steps that are complete: slots are written in order, so all below the newest are
-    for (int i = 0; i < capacity_; ++i)
-      written = std::max(written, word(slot(static_cast<uint64_t>(i))).load(std::memory_order_acquire));
+    uint64_t begun = 0;  // steps of which something has arrived: in order, so all below the newest have
+    for (int i = 0; i < capacity_; ++i) {
+      const uint64_t head = word(slot(static_cast<uint64_t>(i))).load(std::memory_order_relaxed);
+      if (head != kEmptyRingWord) begun = std::max(begun, (head << 32 | head >> 32) + 1);
+    }
     Reading reading;
-    reading.next = std::max(from, written);
-    if (from >= written) return reading;
     const uint64_t held = static_cast<uint64_t>(capacity_);
-    const uint64_t first = std::max(from, written > held ? written - held : 0);
-    reading.lost = first - from;
-    std::vector<uint64_t> copy(static_cast<size_t>(stride_));
-    for (uint64_t step = first; step < written; ++step) {
-      // Not this step's any more: the writer has come round.
-      if (!copy_slot(step, copy)) {
+    uint64_t step = std::max(from, begun > held ? begun - held : 0);
+    reading.lost = step - from;
+    std::vector<int32_t> copy(static_cast<size_t>(experts_) + 1);
+    for (; step < begun; ++step) {
+      const Slot found = copy_slot(step, copy);
+      if (found == Slot::kArriving) break;  // the next reading has it
+      if (found == Slot::kOverwritten) {    // the writer has come round
         ++reading.lost;
         continue;
       }
       reading.steps.push_back(step);
-      reading.tokens.push_back(static_cast<int32_t>(copy[1]));
-      const size_t at = reading.counts.size();
-      reading.counts.resize(at + static_cast<size_t>(experts_));
-      std::memcpy(reading.counts.data() + at, copy.data() + 2, static_cast<size_t>(experts_) * sizeof(int32_t));
+      reading.tokens.push_back(copy[0]);
+      reading.counts.insert(reading.counts.end(), copy.begin() + 1, copy.end());
     }
+    reading.next = step;
     return reading;
   }
 
@@ -86,13 +84,21 @@ class DeviceCountRing final : public CountRing {
   uint64_t* slot(uint64_t step) const {
     return memory_->host + static_cast<size_t>(step % static_cast<uint64_t>(capacity_)) * static_cast<size_t>(stride_);
   }
-  bool copy_slot(uint64_t step, std::vector<uint64_t>& to) const {
+  enum class Slot { kWhole, kArriving, kOverwritten };
+  /// Tokens, then counts.
+  Slot copy_slot(uint64_t step, std::vector<int32_t>& to) const {
     uint64_t* from = slot(step);
-    if (word(from).load(std::memory_order_acquire) != step + 1) return false;
-    const int used = 2 + (experts_ + 1) / 2;
-    for (int i = 1; i < used; ++i) to[static_cast<size_t>(i)] = word(from + i).load(std::memory_order_relaxed);
-    std::atomic_thread_fence(std::memory_order_acquire);
-    return word(from).load(std::memory_order_relaxed) == step + 1;
+    const auto low = static_cast<uint32_t>(step), high = static_cast<uint32_t>(step >> 32);
+    for (int i = 0; i < 2 + experts_; ++i) {
+      const uint64_t value = word(from + i).load(std::memory_order_relaxed);
+      // What is not of this step is of one before it (a multiple of the capacity earlier, or nothing), or of a later
+      // one.
+      const auto ahead = static_cast<int32_t>(static_cast<uint32_t>(value >> 32) - low);
+      if (value == kEmptyRingWord || ahead < 0) return Slot::kArriving;
+      if (ahead > 0 || (i == 0 && static_cast<uint32_t>(value) != high)) return Slot::kOverwritten;
+      if (i > 0) to[static_cast<size_t>(i - 1)] = static_cast<int32_t>(static_cast<uint32_t>(value));
+    }
+    return Slot::kWhole;
   }
 
   DeviceId device_;
@@ -105,7 +111,7 @@ class DeviceCountRing final : public CountRing {
 
 class CpuRingMemory final : public RingMemory {
  public:
-  explicit CpuRingMemory(size_t words) : words_(words, 0) {
+  explicit CpuRingMemory(size_t words) : words_(words, kEmptyRingWord) {
     host = slots = words_.data();
     counter = &count_;
   }
@@ -137,16 +143,12 @@ void write_counts(const CountRingView& ring, int experts, int32_t tokens, const 
   const uint64_t step = *ring.counter;
   uint64_t* slot =
       ring.slots + static_cast<size_t>(step % static_cast<uint64_t>(ring.capacity)) * static_cast<size_t>(ring.stride);
-  word(slot).store(0, std::memory_order_relaxed);
-  std::atomic_thread_fence(std::memory_order_release);
-  word(slot + 1).store(static_cast<uint64_t>(tokens), std::memory_order_relaxed);
-  for (int e = 0; e < experts; e += 2) {
-    int32_t pair[2] = {counts[e], e + 1 < experts ? counts[e + 1] : 0};
-    uint64_t both;
-    std::memcpy(&both, pair, sizeof both);
-    word(slot + 2 + e / 2).store(both, std::memory_order_relaxed);
-  }
-  word(slot).store(step + 1, std::memory_order_release);
+  const auto put = [&](int i, uint32_t value) {
+    word(slot + i).store(ring_word(step, value), std::memory_order_relaxed);
+  };
+  put(0, static_cast<uint32_t>(step >> 32));
+  put(1, static_cast<uint32_t>(tokens));
+  for (int e = 0; e < experts; ++e) put(2 + e, static_cast<uint32_t>(counts[e]));
   *ring.counter = step + 1;
 }
 

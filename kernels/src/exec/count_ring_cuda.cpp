@@ -1,6 +1,6 @@
 // The memory of a count ring on CUDA: slots in page-locked host memory that the device writes over the bus, the counter
 // in device memory, where reading it costs the router no round trip.
-#include <cstring>
+#include <algorithm>
 
 #include "exec/backend.h"
 #include "exec/cuda_device.h"
@@ -17,7 +17,7 @@ class CudaRingMemory final : public RingMemory {
     check(cudaHostAlloc(&memory, words * sizeof(uint64_t), cudaHostAllocMapped | cudaHostAllocPortable),
           "CountRing::create: cudaHostAlloc");
     host = static_cast<uint64_t*>(memory);
-    std::memset(host, 0, words * sizeof(uint64_t));
+    std::fill_n(host, words, kEmptyRingWord);
     try {
       check(cudaHostGetDevicePointer(&memory, host, 0), "CountRing::create: cudaHostGetDevicePointer");
       slots = static_cast<uint64_t*>(memory);

@@ -103,7 +103,7 @@ class CpuStream final : public Stream {
   }
   bool capturing() const override { return capturing_.load(std::memory_order_relaxed); }
 
-  bool in_slice() const { return units_ > 0; }
+  bool in_slice() const override { return units_ > 0; }
   Queue& queue() { return *queue_; }
   std::shared_ptr<Queue> shared_queue() const { return queue_; }
 

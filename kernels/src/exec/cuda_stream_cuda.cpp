@@ -43,6 +43,7 @@ class CudaStream final : public Stream {
     return stream_;
   }
   int width() const override { return width_; }
+  bool in_slice() const override { return owner_ != nullptr; }
   bool capturing() const override { return capture_of(stream_) != nullptr; }
   void synchronize() override {
     make_current(device_.index);

@@ -12,11 +12,13 @@ inline StepBlock completed(StepBlock block) {
   return block;
 }
 
-/// 64-bit words of a ring's slot: sequence, tokens, counts two to a word; a multiple of 64 bytes.
-constexpr int32_t ring_stride(int experts) { return (2 + (experts + 1) / 2 + 7) / 8 * 8; }
+/// 64-bit words of a ring's slot: the step's upper half, tokens, counts; a multiple of 64 bytes.
+constexpr int32_t ring_stride(int experts) { return (2 + experts + 7) / 8 * 8; }
+/// What a slot holds that was never written: of no step, since no step has such an upper half.
+constexpr uint64_t kEmptyRingWord = ~uint64_t{0};
 
-/// Zeroed slots that the host reads and the device writes, and the zeroed counter. Freeing may block: the ring does it
-/// on the background helper.
+/// Slots of kEmptyRingWord that the host reads and the device writes, and the zeroed counter. Freeing may block: the
+/// ring does it on the background helper.
 class RingMemory {
  public:
   virtual ~RingMemory() = default;

@@ -15,6 +15,10 @@ namespace nexus::cuda {
 /// and once for clusters of two that share weights.
 constexpr int kWgmmaRows = 160, kWgmmaColumns = 256, kWgmmaStages = 4;
 extern const Variant kWgmma, kWgmmaPair;
+/// For few rows an expert, where weights are all that matters: 160 KiB of them in flight on an SM, across tiles, so
+/// that a third of the chip reads as fast as all of it. Same order of sums, so the same bits as kWgmma.
+constexpr int kWgmmaFewRows = 64, kWgmmaFewStages = 5;
+extern const Variant kWgmmaFew;
 /// The same on an SM that is shared: of its 228 KiB and 65536 registers, 92 KiB and 19456 are left. That is two blocks
 /// of the 16-row mma variant, or a block of any other kernel of a step of up to 8 tokens and 256 experts: a tile of 128
 /// rows would leave no room for a neighbour's router, and so hold up its whole step.

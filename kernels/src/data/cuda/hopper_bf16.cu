@@ -15,6 +15,7 @@ constexpr Variant variant(const char* name, bool share_sm = false) {
 
 const Variant kWgmma = variant<hopper::Chosen<__nv_bfloat16, 1>>("wgmma_256x160x64_s4");
 const Variant kWgmmaPair = variant<hopper::Chosen<__nv_bfloat16, 2>>("wgmma_256x320x64_s4_pair");
+const Variant kWgmmaFew = variant<hopper::Few<__nv_bfloat16>>("wgmma_256x64x64_s5");
 const Variant kWgmmaShare = variant<hopper::Sharing<__nv_bfloat16, 1>>("wgmma_256x96x64_s3", true);
 const Variant kWgmmaSharePair = variant<hopper::Sharing<__nv_bfloat16, 2>>("wgmma_256x192x64_s3_pair", true);
 

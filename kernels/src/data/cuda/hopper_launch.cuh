@@ -10,6 +10,8 @@ namespace nexus::cuda::hopper {
 
 template <class T, int CLUSTER>
 using Chosen = Shape<T, kWgmmaRows, kWgmmaStages, CLUSTER, 168, 64, 216>;
+template <class T>
+using Few = Shape<T, kWgmmaFewRows, kWgmmaFewStages, 1, 168, 64, 216>;
 template <class T, int CLUSTER>
 using Sharing = Shape<T, kWgmmaShareRows, kWgmmaShareStages, CLUSTER, 120, 72, 144>;
 
@@ -50,6 +52,8 @@ template <class T>
 void launch(const Variant& variant, const GroupedParams& params, DType dtype, const Target& target) {
   if (variant.bm == kWgmmaRows)
     launch_shape<Chosen<T, 1>>(variant, params, dtype, target);
+  else if (variant.bm == kWgmmaFewRows)
+    launch_shape<Few<T>>(variant, params, dtype, target);
   else if (variant.bm == kWgmmaShareRows)
     launch_shape<Sharing<T, 1>>(variant, params, dtype, target);
   else if (variant.share_sm)

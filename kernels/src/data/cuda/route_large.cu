@@ -96,7 +96,6 @@ __global__ void __launch_bounds__(kThreads) route_place_kernel(const RouteParams
   int* cursors = counts + experts;
   const int warp = threadIdx.x >> 5;
   const bool keeper = blockIdx.x == 0 && threadIdx.x == kThreads - 1;  // of the ring
-  if (keeper) RingSlot(p.ring).open();
   for (int e = threadIdx.x; e < experts; e += kThreads) counts[e] = p.counts[e];
   for (int i = threadIdx.x; i < kRouteWarps * experts; i += kThreads) cursors[i] = 0;
   __syncthreads();
@@ -110,7 +109,6 @@ __global__ void __launch_bounds__(kThreads) route_place_kernel(const RouteParams
   run_of<kRouteWarps>(warp, slots, first, last);
   if (warp == 0) exclusive_scan(counts, experts, offsets);
   count_run(ids, first, last, cursors + warp * experts);
-  if (keeper) RingSlot(p.ring).settle();
   __syncthreads();
   for (int e = threadIdx.x; e < experts; e += kThreads) {
     int cursor = offsets[e] + p.workspace[static_cast<int64_t>(blockIdx.x) * experts + e];

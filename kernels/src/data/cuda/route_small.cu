@@ -39,7 +39,6 @@ __global__ void __launch_bounds__(small_threads(PER), 1) route_small_kernel(cons
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int warps = blockDim.x >> 5;
   const bool keeper = threadIdx.x == blockDim.x - 1;  // of the ring: a thread of the warp that has the least to do
-  if (keeper) ring.open();
 
   unsigned* group_key = reinterpret_cast<unsigned*>(scratch) + warp * p.desc.groups;  // not touched where groups == 1
   for (int t = warp; t < tokens; t += warps) {
@@ -52,7 +51,6 @@ __global__ void __launch_bounds__(small_threads(PER), 1) route_small_kernel(cons
       p.weights[t * k + lane] = weight;
     }
   }
-  if (keeper) ring.settle();
   __syncthreads();
   for (int i = threadIdx.x; i < kRouteWarps * experts; i += blockDim.x) scratch[i] = 0;
   __syncthreads();

@@ -13,13 +13,9 @@ __device__ __forceinline__ int64_t step_tokens(const StepBlock* step, int64_t bo
   return tokens < 0 ? 0 : tokens < bound ? tokens : bound;
 }
 
-/// One step's slot of the ring, written by one block. The stores go over the bus, where a fence takes about a
-/// microsecond; so they are spread over the block's work:
-///   open     one thread, early: the slot is no longer a finished one
-///   settle   the same thread, later: that is so for everybody before anything of what follows is
-///   fill     all threads, once the counts are known and a barrier lies behind settle
-///   close    the thread of open, a barrier behind fill: the slot is whole
-/// The fences of that one thread order the others' stores, too, because barriers lie between. Without a ring: nothing.
+/// One step's slot of the ring, written by one block once its counts are known. Every word says of which step it is
+/// (ring_word), so nothing has to be ordered: a fence over the bus takes about a microsecond, which a step of the
+/// smallest layers would notice. Without a ring: nothing.
 struct RingSlot {
   uint64_t* slot;
   uint64_t step;
@@ -29,23 +25,18 @@ struct RingSlot {
     step = *ring.counter;
     slot = ring.slots + step % static_cast<uint32_t>(ring.capacity) * ring.stride;
   }
-  __device__ __forceinline__ void open() const {
-    if (slot != nullptr) *static_cast<volatile uint64_t*>(slot) = 0;
-  }
-  __device__ __forceinline__ void settle() const {
-    if (slot != nullptr) __threadfence_system();
-  }
+  /// By all threads of the block.
   __device__ __forceinline__ void fill(int64_t tokens, const int* counts, int experts) const {
     if (slot == nullptr) return;
-    if (threadIdx.x == 0) slot[1] = static_cast<uint64_t>(tokens);
-    auto* to = reinterpret_cast<int32_t*>(slot + 2);
-    for (int e = threadIdx.x; e < experts; e += blockDim.x) to[e] = counts[e];
+    volatile uint64_t* const to = slot;
+    if (threadIdx.x == 0) to[0] = ring_word(step, static_cast<uint32_t>(step >> 32));
+    if (threadIdx.x == 0) to[1] = ring_word(step, static_cast<uint32_t>(tokens));
+    for (int e = threadIdx.x; e < experts; e += blockDim.x)
+      to[2 + e] = ring_word(step, static_cast<uint32_t>(counts[e]));
   }
+  /// By one thread, a barrier behind the constructor of all.
   __device__ __forceinline__ void close(uint64_t* counter) const {
-    if (slot == nullptr) return;
-    __threadfence_system();
-    *static_cast<volatile uint64_t*>(slot) = step + 1;
-    *counter = step + 1;
+    if (slot != nullptr) *counter = step + 1;
   }
 };
 
