@@ -12,7 +12,9 @@ archive=$out/nexus.tar.xz
 
 fail() { echo "bundle: $*" >&2; exit 1; }
 for tool in tar xz strip; do command -v "$tool" > /dev/null || fail "$tool is needed (Debian: apt-get install tar xz-utils binutils)"; done
-[ -f kernels/build/Release/nexus.node ] || fail 'the native library is not built: npm run build'
+for addon in nexus nexus_faults; do # the second with fault points, for tests alone
+  [ -f "kernels/build/Release/$addon.node" ] || fail "$addon.node is not built: npm run build"
+done
 compgen -G 'kernels/build/test/*_test' > /dev/null || fail 'the C++ tests are not built: npm run build'
 [ -f apps/demo/dist/cli.js ] || fail 'the workspace is not built: npm run build'
 
@@ -31,7 +33,7 @@ for library in libstdc++.so.6 libgcc_s.so.1 libatomic.so.1; do
   if [ -n "$path" ]; then cp -L "$path" "$stage/lib/"; fi
 done
 
-install -m 755 kernels/build/Release/nexus.node "$stage/workspace/kernels/build/Release/"
+install -m 755 kernels/build/Release/{nexus,nexus_faults}.node "$stage/workspace/kernels/build/Release/"
 for program in kernels/build/test/*_test kernels/build/test/*.so; do
   if [ -x "$program" ]; then strip -o "$stage/workspace/$program" "$program"; fi
 done

@@ -176,7 +176,7 @@ export class MoELayer {
       const step = callAsync(() => queued.stats ?? Promise.reject(new TypeError('the addon returned no statistics')))
       this.#track(step)
       temporary?.dispose()
-      const stats = stepStats(tokens, await step)
+      const stats = stepStats(tokens, await step.catch((error: unknown) => this.#lost(stream, error)))
       this.#stats.measured(stats)
       this.#runner?.control.observe(queued.strategy, stats.counts, stats.times.totalMs)
       return expertIds && weights ? { output, stats, routing: { expertIds, weights } } : { output, stats }
@@ -335,6 +335,15 @@ export class MoELayer {
     if (error instanceof DeviceError) this.#failure ??= error
     else if (beneath instanceof DeviceError) this.#failure ??= beneath
     return error
+  }
+
+  /** A step that was queued has failed: on the CPU that is the end of its stream, and of a layer whose own it is. */
+  #lost(stream: Stream, error: unknown): never {
+    if (stream === this.#stream && !(error instanceof DeviceError)) {
+      const message = error instanceof Error ? error.message : String(error)
+      this.#failure ??= new DeviceError(`work on its stream has failed: ${message}`, { cause: error })
+    }
+    throw error
   }
 
   #track(step: Promise<unknown>): void {

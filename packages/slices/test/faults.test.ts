@@ -83,7 +83,7 @@ describe('a policy that returns nonsense', () => {
       fc.record({ sms: fc.array(part), sliceOf: fc.array(part), reason: fc.string() }),
       fc.record({ sms: fc.anything(), sliceOf: fc.anything(), reason: fc.anything() }),
     )
-    fc.assert(
+    void fc.assert(
       fc.property(nonsense, (value) => {
         let answer: unknown = { sms: [132], sliceOf: [0, 0, 0, 0], reason: 'all' }
         const policy = { name: 'any', decide: () => answer as never }

@@ -58,11 +58,10 @@ export function held(more = () => ({})) {
   return { liveBytes, liveBuffers, threads: threads(), files, ...more() }
 }
 
-/** What is held once nothing changes any more: threads end and streams let go in their own time. */
+/** What is held once nothing changes any more: threads end and streams let go in their own time. Without a collection: what is collected was lost. */
 export async function steady(more) {
   let last = null
   for (let quiet = 0; quiet < 10; ) {
-    globalThis.gc?.()
     await Stream.default(device).synchronize()
     const now = held(more)
     quiet = last !== null && same(now, last) ? quiet + 1 : 0
@@ -76,7 +75,6 @@ export async function steady(more) {
 export async function backTo(before, more, timeoutMs = 5000) {
   const deadline = performance.now() + timeoutMs
   for (;;) {
-    globalThis.gc?.()
     await Stream.default(device)
       .synchronize()
       .catch(() => undefined)

@@ -123,7 +123,7 @@ const scenarios = {
           if (manager.plan === before) counts.kept++ // nothing has changed
         }
         if (i % 5 === 0) counts.wrong += (await right(layer, x, expected)) ? 0 : 1
-        counts.most = Math.max(counts.most, SlicePartition.live)
+        counts.most = Math.max(counts.most, enforcer.stats().layouts)
         if (i % 50 === 49) await Stream.default(device).synchronize()
       }
       for (const each of [layer, manager, enforcer]) each.dispose()
@@ -132,7 +132,7 @@ const scenarios = {
     await life(14)
     const before = await steady(partitions)
     const { most, ...counts } = await life(given.rounds)
-    return { ...counts, bounded: most, leaked: await backTo(before, partitions) }
+    return { ...counts, layouts: most, leaked: await backTo(before, partitions) }
   },
 
   // More than there is, in every place where it can be asked for.
@@ -328,7 +328,7 @@ const scenarios = {
         })
         outcomes.add(error?.code ?? (error === null ? 'ok' : error.name))
       }
-      const dead = await caught(() => layer.enqueue(x))
+      const dead = await caught(() => layer.enqueue(x).dispose())
       layer.dispose()
       return { outcomes: [...outcomes], disposed: layer.disposed, dead: dead?.code ?? null }
     }

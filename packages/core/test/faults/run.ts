@@ -47,7 +47,8 @@ export function program(base: string, name: string) {
     const start = performance.now()
     return new Promise((resolve, reject) => {
       // Without V8's compiler threads: in a worker that is being terminated they fail an assertion of Node 20, rarely.
-      const flags = ['--expose-gc', '--no-concurrent-recompilation', '--unhandled-rejections=strict']
+      // And with room for so much that nothing is collected meanwhile: what is forgotten must be seen.
+      const flags = ['--no-concurrent-recompilation', '--min-semi-space-size=256', '--max-semi-space-size=256']
       const child = spawn(process.execPath, [...flags, file, scenario, device, JSON.stringify(options.given ?? {})], {
         env: { ...process.env, NEXUS_FAULT: '', ...options.env, NEXUS_NATIVE_PATH: use },
         stdio: ['ignore', 'pipe', 'pipe'],
