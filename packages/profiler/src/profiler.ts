@@ -1,13 +1,13 @@
 /**
  * The profiler: a ring of the last steps' counts with running sums (integers, so they never lose precision), exponential
- * averages, the temperatures that follow from the window, and the forecaster. Recording a step costs O(E log E); what needs a
- * pass over the window (drift, means of times and energies) is computed when a snapshot asks for it.
+ * averages, the temperatures that follow from the window, and the forecaster. Recording a step costs O(E) as a rule, with plain loops, for it
+ * happens at every step; what needs a pass over the window (drift, means of times and energies) is computed when a snapshot asks for it.
  */
 import { Forecaster } from './forecast.js'
 import { checkForecasterState } from './forecaster-state.js'
 import type { ExpertProfilerOptions, ProfilerSnapshot, ProfilerState, StepSample } from './model.js'
 import { loadImbalance, normalizedEntropy, totalVariation } from './statistics.js'
-import { classify, type Temperature } from './temperature.js'
+import { Classifier, type Temperature } from './temperature.js'
 import { checkInteger, checkNumber, checkNumbers, checkObject, describe, resolveOptions } from './validate.js'
 
 interface WindowStep {
@@ -47,6 +47,7 @@ export class ExpertProfiler {
   #averages: Float64Array
   #temperatures: Temperature[]
   #forecaster: Forecaster
+  readonly #classifier: Classifier
 
   /** @throws TypeError or RangeError that names the option, what came and what was expected. */
   constructor(options: ExpertProfilerOptions) {
@@ -58,6 +59,7 @@ export class ExpertProfiler {
     this.#averages = new Float64Array(numExperts)
     this.#temperatures = new Array<Temperature>(numExperts).fill('unknown')
     this.#forecaster = new Forecaster(this.options)
+    this.#classifier = new Classifier(numExperts)
   }
 
   /**
@@ -69,14 +71,16 @@ export class ExpertProfiler {
     this.#push(sample)
     const { counts } = sample
     this.#forecaster.push(counts, this.#sums, this.#window.length)
-    for (const [e, count] of counts.entries()) {
-      this.#totals[e] = (this.#totals[e] ?? 0) + count
-      this.#averages[e] = (this.#averages[e] ?? 0) * this.#decay + (1 - this.#decay) * count
+    const [totals, averages, decay] = [this.#totals, this.#averages, this.#decay]
+    for (let e = 0; e < counts.length; e++) {
+      const count = counts[e] ?? 0
+      totals[e] = (totals[e] ?? 0) + count
+      averages[e] = (averages[e] ?? 0) * decay + (1 - decay) * count
     }
     this.#steps++
     const assignments = this.#assignments()
     if (assignments >= this.options.minAssignments) {
-      this.#temperatures = classify(this.#sums, this.#temperatures, this.options)
+      this.#classifier.classify(this.#sums, this.#temperatures, this.options)
     } else {
       this.#temperatures.fill('unknown')
     }
@@ -197,15 +201,18 @@ export class ExpertProfiler {
   }
 
   #push(sample: WindowStep): void {
+    const sums = this.#sums
     const replaced = this.#window[this.#oldest]
     if (this.#window.length < this.options.windowSteps || !replaced) {
       this.#window.push(sample)
     } else {
-      for (const [e, count] of replaced.counts.entries()) this.#sums[e] = (this.#sums[e] ?? 0) - count
+      const { counts } = replaced
+      for (let e = 0; e < counts.length; e++) sums[e] = (sums[e] ?? 0) - (counts[e] ?? 0)
       this.#window[this.#oldest] = sample
       this.#oldest = (this.#oldest + 1) % this.options.windowSteps
     }
-    for (const [e, count] of sample.counts.entries()) this.#sums[e] = (this.#sums[e] ?? 0) + count
+    const { counts } = sample
+    for (let e = 0; e < counts.length; e++) sums[e] = (sums[e] ?? 0) + (counts[e] ?? 0)
   }
 
   #ordered(): WindowStep[] {
@@ -213,14 +220,16 @@ export class ExpertProfiler {
   }
 
   #assignments(): number {
-    return this.#sums.reduce((total, count) => total + count, 0)
+    let total = 0
+    for (let e = 0; e < this.#sums.length; e++) total += this.#sums[e] ?? 0
+    return total
   }
 
   /** Between the older floor(n/2) steps of the window and the rest. */
   #drift(ordered: readonly WindowStep[]): number | null {
     const older = new Float64Array(this.options.numExperts)
     for (const { counts } of ordered.slice(0, ordered.length >> 1)) {
-      for (const [e, count] of counts.entries()) older[e] = (older[e] ?? 0) + count
+      for (let e = 0; e < older.length; e++) older[e] = (older[e] ?? 0) + (counts[e] ?? 0)
     }
     const newer = this.#sums.map((count, e) => count - (older[e] ?? 0))
     return totalVariation(older, newer)

@@ -34,26 +34,80 @@ export function classify(
   before: readonly Temperature[],
   rule: TemperatureRule,
 ): Temperature[] {
-  const experts = counts.length
-  let total = 0
-  for (let e = 0; e < experts; e++) total += counts[e] ?? 0
-  const ranked = Array.from({ length: experts }, (_, e) => e).sort(
-    (a, b) => (counts[b] ?? 0) - (counts[a] ?? 0) || a - b,
-  )
-  const result = new Array<Temperature>(experts).fill('warm')
-  let cumulative = 0
-  for (const [rank, expert] of ranked.entries()) {
-    const share = (counts[expert] ?? 0) / total
-    const position = rank === 0 ? 0 : cumulative + share / 2
-    cumulative += share
-    const level = share * experts
-    const was = before[expert]
-    const hotShare = rule.hotShare + (was === 'hot' ? rule.hysteresis : 0)
-    const coldShare = rule.coldShare + (was === 'cold' ? rule.hysteresis : 0)
-    const hotLevel = rule.contrast * (was === 'hot' ? 1 - rule.hysteresis : 1)
-    const coldLevel = (was === 'cold' ? 1 + rule.hysteresis : 1) / rule.contrast
-    if (position <= hotShare && level >= hotLevel) result[expert] = 'hot'
-    else if (position >= 1 - coldShare && level <= coldLevel) result[expert] = 'cold'
-  }
+  const result = Array.from({ length: counts.length }, (_, e) => before[e] ?? 'unknown')
+  new Classifier(counts.length).classify(Float64Array.from(counts), result, rule)
   return result
+}
+
+/**
+ * Classifies the same experts over and over. The hysteresis needs every step's temperatures, so each step is ranked; but a window's counts change
+ * little from one step to the next, and the ranking of the last step is nearly that of this one.
+ */
+export class Classifier {
+  readonly #experts: number
+  /** Experts by rank at the last step: where the search for the ranking begins, and no part of the result. */
+  readonly #order: Int32Array
+  /** Counts by rank. */
+  readonly #ranked: Float64Array
+
+  constructor(experts: number) {
+    this.#experts = experts
+    this.#order = Int32Array.from({ length: experts }, (_, e) => e)
+    this.#ranked = new Float64Array(experts)
+  }
+
+  /**
+   * @param counts - assignments per expert, not all 0
+   * @param temperatures - those so far; replaced in place
+   */
+  classify(counts: Float64Array, temperatures: Temperature[], rule: TemperatureRule): void {
+    const experts = this.#experts
+    const order = this.#order
+    const ranked = this.#ranked
+    this.#rank(counts)
+    let total = 0
+    for (let e = 0; e < experts; e++) total += counts[e] ?? 0
+    const { hotShare, coldShare, contrast, hysteresis } = rule
+    let cumulative = 0
+    for (let rank = 0; rank < experts; rank++) {
+      const expert = order[rank] ?? 0
+      const share = (ranked[rank] ?? 0) / total
+      const position = rank === 0 ? 0 : cumulative + share / 2
+      cumulative += share
+      const level = share * experts
+      const was = temperatures[expert]
+      const [wasHot, wasCold] = [was === 'hot', was === 'cold']
+      const hot = position <= hotShare + (wasHot ? hysteresis : 0) && level >= contrast * (wasHot ? 1 - hysteresis : 1)
+      const cold =
+        position >= 1 - (coldShare + (wasCold ? hysteresis : 0)) && level <= (wasCold ? 1 + hysteresis : 1) / contrast
+      temperatures[expert] = hot ? 'hot' : cold ? 'cold' : 'warm'
+    }
+  }
+
+  /** By insertion into the last ranking; sorted anew where that is no better than a ranking of anything. */
+  #rank(counts: Float64Array): void {
+    const experts = this.#experts
+    const order = this.#order
+    const ranked = this.#ranked
+    let moves = 16 * experts
+    for (let i = 0; i < experts; i++) {
+      const expert = order[i] ?? 0
+      const count = counts[expert] ?? 0
+      let at = i
+      for (; at > 0; at--) {
+        const other = order[at - 1] ?? 0
+        const its = ranked[at - 1] ?? 0
+        if (its > count || (its === count && other < expert)) break
+        order[at] = other
+        ranked[at] = its
+      }
+      order[at] = expert
+      ranked[at] = count
+      moves -= i - at
+      if (moves < 0) break
+    }
+    if (moves >= 0) return
+    order.sort((a, b) => (counts[b] ?? 0) - (counts[a] ?? 0) || a - b)
+    for (let i = 0; i < experts; i++) ranked[i] = counts[order[i] ?? 0] ?? 0
+  }
 }

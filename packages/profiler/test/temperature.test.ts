@@ -1,7 +1,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { ExpertProfiler, type Temperature } from '../src/index.js'
-import { classify } from '../src/temperature.js'
+import { Classifier, classify } from '../src/temperature.js'
 
 const rule = { hotShare: 0.5, coldShare: 0.1, contrast: 1.25, hysteresis: 0.05 }
 const none: Temperature[] = []
@@ -82,3 +82,41 @@ describe('the minimum sample', () => {
     expect(new ExpertProfiler({ numExperts: 7 }).options.minAssignments).toBe(224)
   })
 })
+
+describe('classifying step after step', () => {
+  test('is what sorting from nothing gives, however far the counts move', () => {
+    const counts = fc.array(fc.oneof(fc.nat(20), fc.nat(100000)), { minLength: 60, maxLength: 60 })
+    fc.assert(
+      fc.property(fc.array(counts, { minLength: 1, maxLength: 8 }), (steps) => {
+        const classifier = new Classifier(60)
+        const now = new Array<Temperature>(60).fill('unknown')
+        let expected: Temperature[] = now.slice()
+        for (const step of steps) {
+          fc.pre(step.some((n) => n > 0))
+          expected = byDefinition(step, expected)
+          classifier.classify(Float64Array.from(step), now, rule)
+          expect(now).toEqual(expected)
+        }
+      }),
+    )
+  })
+})
+
+/** The rule of the module's opening lines, written down as it is. */
+function byDefinition(counts: readonly number[], before: readonly Temperature[]): Temperature[] {
+  const total = counts.reduce((sum, n) => sum + n, 0)
+  const ranked = counts.map((_, e) => e).sort((a, b) => (counts[b] ?? 0) - (counts[a] ?? 0) || a - b)
+  const result = before.slice()
+  let cumulative = 0
+  for (const [rank, e] of ranked.entries()) {
+    const share = (counts[e] ?? 0) / total
+    const position = rank === 0 ? 0 : cumulative + share / 2
+    cumulative += share
+    const [hot, cold] = [before[e] === 'hot' ? rule.hysteresis : 0, before[e] === 'cold' ? rule.hysteresis : 0]
+    const level = share * counts.length
+    if (position <= rule.hotShare + hot && level >= rule.contrast * (1 - hot)) result[e] = 'hot'
+    else if (position >= 1 - (rule.coldShare + cold) && level <= (1 + cold) / rule.contrast) result[e] = 'cold'
+    else result[e] = 'warm'
+  }
+  return result
+}

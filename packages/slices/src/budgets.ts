@@ -16,8 +16,16 @@ export function budgets(
   enforcements: readonly Enforcement[],
   sliceOf: readonly number[],
 ): SliceBudget[] {
-  const experts: number[][] = layout.slices.map(() => [])
-  for (let e = 0; e < sliceOf.length; e++) experts[sliceOf[e] ?? 0]?.push(e)
+  const count = new Array<number>(layout.slices.length).fill(0)
+  for (let e = 0; e < sliceOf.length; e++) count[sliceOf[e] ?? 0] = (count[sliceOf[e] ?? 0] ?? 0) + 1
+  const experts = layout.slices.map((_, s) => new Array<number>(count[s] ?? 0))
+  for (let e = sliceOf.length - 1; e >= 0; e--) {
+    const s = sliceOf[e] ?? 0
+    const at = (count[s] ?? 0) - 1
+    count[s] = at
+    const own = experts[s]
+    if (own) own[at] = e
+  }
   return layout.slices.map(({ name, sms }, i): SliceBudget => {
     const asked = i < ofPolicy ? undefined : reserved[i - ofPolicy]
     const { enforcement, grantedSms, reason } = enforcements[i] ?? { enforcement: 'none', grantedSms: sms, reason: '' }

@@ -132,7 +132,8 @@ export function predictExpertUs(cost: CostModel, assignments: number, sms: numbe
 
 /** @internal The time of memory and arithmetic together. */
 export function join(memory: number, arithmetic: number, exposed: number): number {
-  return memory > arithmetic ? memory + exposed * arithmetic : arithmetic + exposed * memory
+  // Which is more is a toss-up from expert to expert: no branch.
+  return Math.max(memory, arithmetic) + exposed * Math.min(memory, arithmetic)
 }
 
 /** @internal Microseconds of a step outside of its slices. */
@@ -155,62 +156,4 @@ export interface StepPrediction {
   readonly stepUs: number
   /** By slice: its experts alone, without what the step costs outside of the slices. */
   readonly sliceUs: readonly number[]
-}
-
-/**
- * Microseconds of a step. Without a cost model the unit is one assignment on one SM, and only ratios mean something.
- * @param load - assignments by expert
- */
-export function predictStep(cost: CostModel | null, load: ArrayLike<number>, placement: Placement): StepPrediction {
-  const { sms, sliceOf } = placement
-  const sliceUs = new Array<number>(sms.length).fill(0)
-  if (cost === null) {
-    for (let e = 0; e < sliceOf.length; e++) {
-      const s = sliceOf[e] ?? 0
-      sliceUs[s] = (sliceUs[s] ?? 0) + (load[e] ?? 0) / (sms[s] ?? 1)
-    }
-    return { stepUs: largest(sliceUs), sliceUs }
-  }
-  // A policy asks for several layouts at each decision: what is the same for all experts is looked up once.
-  const { weightBytes, assignmentBytes, assignmentFlop, overheadUs, exposed = 0, rowTile = 1, extraRows = 0 } = cost
-  const plainRows = rowTile === 1 && extraRows === 0
-  const together = cost.overlap === 'slice'
-  const perByte = sms.map((n) => 1e6 / interpolate(cost.bandwidth, n))
-  const perFlop = sms.map((n) => 1e6 / interpolate(cost.rate, n))
-  const memoryUs = together ? new Array<number>(sms.length).fill(0) : []
-  const arithmeticUs = together ? new Array<number>(sms.length).fill(0) : []
-  let total = 0
-  let bytes = 0
-  let assignments = 0
-  for (let s = 0; s < sms.length; s++) total += sms[s] ?? 0
-  for (let e = 0; e < sliceOf.length; e++) {
-    const a = load[e] ?? 0
-    if (a <= 0) continue
-    const s = sliceOf[e] ?? 0
-    const present = Math.min(1, a)
-    const moved = weightBytes * present + assignmentBytes * a
-    bytes += moved
-    assignments += a
-    const memory = moved * (perByte[s] ?? 0)
-    const arithmetic = (plainRows ? assignmentFlop * a : expertFlops(cost, a)) * (perFlop[s] ?? 0)
-    const overhead = overheadUs * present
-    if (together) {
-      memoryUs[s] = (memoryUs[s] ?? 0) + memory
-      arithmeticUs[s] = (arithmeticUs[s] ?? 0) + arithmetic
-      sliceUs[s] = (sliceUs[s] ?? 0) + overhead
-    } else sliceUs[s] = (sliceUs[s] ?? 0) + join(memory, arithmetic, exposed) + overhead
-  }
-  if (together) {
-    for (let s = 0; s < sms.length; s++) {
-      sliceUs[s] = (sliceUs[s] ?? 0) + join(memoryUs[s] ?? 0, arithmeticUs[s] ?? 0, exposed)
-    }
-  }
-  const inside = Math.max(largest(sliceUs), (bytes * 1e6) / interpolate(cost.bandwidth, total))
-  return { stepUs: inside + outsideUs(cost, sms.length, assignments), sliceUs }
-}
-
-function largest(values: readonly number[]): number {
-  let result = 0
-  for (const value of values) if (value > result) result = value
-  return result
 }

@@ -3,13 +3,13 @@
  * one candidate, for a device that is done sooner is idle sooner; the others have cold experts, which wait for memory, queue on fewer SMs than
  * would be shared out among them, so that the rest of the chip has nothing to do.
  */
-import { Arranger } from './arrange.js'
+import { arrangerOf, type Cut } from './arrange.js'
 import { type CostModel, outsideUs, type Placement } from './cost.js'
 import type { CurrentPlacement, PolicySnapshot } from './policy.js'
 import { type EnergyPrediction, energyOf, type PowerModel } from './power.js'
 
 interface Candidate extends EnergyPrediction {
-  readonly placement: Placement
+  readonly cut: Cut
   /** What it is compared by: with the price of a change. */
   readonly price: number
   readonly what: string
@@ -44,11 +44,11 @@ export function frugal(
   basis: string,
   { power, cost, boundUs, leastGain }: FrugalOptions,
 ): FrugalChoice {
-  const arranger = new Arranger(load, constraints, cost)
+  const arranger = arrangerOf(load, constraints, cost)
   const energy = energyOf(cost, power, load)
-  const candidate = (placement: Placement, what: string, changeUs = 0): Candidate => {
-    const predicted = energy(placement)
-    return { ...predicted, placement, what, price: predicted.joules + power.idleWatts * changeUs * 1e-6 }
+  const candidate = (cut: Cut, what: string, changeUs = 0): Candidate => {
+    const { stepUs, joules } = energy(cut.sms, cut.predicted)
+    return { stepUs, joules, cut, what, price: joules + power.idleWatts * changeUs * 1e-6 }
   }
   const candidates: Candidate[] = []
   if (current !== null) candidates.push(candidate(arranger.keeping(current.sms), 'experts moved between slices'))
@@ -57,12 +57,14 @@ export function frugal(
     const soonest = arranger.arrange()
     candidates.push(candidate(soonest, 'slices resized', changeUs))
     if ((power.smWatts ?? 0) > 0) {
-      const limits = new Set([soonest.predictedUs, Math.min(boundUs, PATIENCE * soonest.predictedUs)])
+      const soonestUs = soonest.predicted.stepUs
+      const limits = new Set([soonestUs, Math.min(boundUs, PATIENCE * soonestUs)])
+      const outside = outsideUs(cost, soonest.sms.length, sum(load))
       for (const part of QUEUES) {
         const queue = Math.round((part * constraints.sms) / constraints.granularity) * constraints.granularity
         for (const limitUs of limits) {
-          const placement = arranger.queued(queue, limitUs - outsideUs(cost, soonest.sms.length, sum(load)))
-          if (placement) candidates.push(candidate(placement, 'cold experts queued on fewer SMs', changeUs))
+          const cut = arranger.queued(queue, limitUs - outside)
+          if (cut) candidates.push(candidate(cut, 'cold experts queued on fewer SMs', changeUs))
         }
       }
     }
@@ -78,27 +80,31 @@ export function frugal(
   if (!first) throw new Error('no candidate')
   const best = rest.reduce((a, b) => (better(b, a) ? b : a), first)
   const bound = boundUs === Number.POSITIVE_INFINITY ? '' : `, ${micro(best.stepUs)} of at most ${micro(boundUs)}`
-  const late = `no layout is predicted within ${micro(boundUs)}, the soonest takes ${micro(best.stepUs)}`
+  const late = () => `no layout is predicted within ${micro(boundUs)}, the soonest takes ${micro(best.stepUs)}`
   if (current === null) {
-    const reason = best.stepUs <= boundUs ? `arranged for the least joules by ${basis}${bound}` : `${late}, by ${basis}`
-    return { placement: best.placement, reason }
+    const reason =
+      best.stepUs <= boundUs ? `arranged for the least joules by ${basis}${bound}` : `${late()}, by ${basis}`
+    return { placement: arranger.placement(best.cut), reason }
   }
-  const stay = candidate(current, 'kept')
+  const stay = energy(current.sms, arranger.predict(current))
   const tooLate = stay.stepUs > boundUs
   if (tooLate && best.stepUs <= boundUs) {
-    return { placement: best.placement, reason: `${best.what} for ${basis}: back within the bound${bound}` }
+    return {
+      placement: arranger.placement(best.cut),
+      reason: `${best.what} for ${basis}: back within the bound${bound}`,
+    }
   }
   if (tooLate) {
     if (best.stepUs >= stay.stepUs * (1 - leastGain))
-      return { placement: current, reason: `kept: ${late}, by ${basis}` }
-    return { placement: best.placement, reason: `${best.what} for ${basis}: ${late}` }
+      return { placement: current, reason: `kept: ${late()}, by ${basis}` }
+    return { placement: arranger.placement(best.cut), reason: `${best.what} for ${basis}: ${late()}` }
   }
   if (best.stepUs > boundUs || best.price >= stay.joules * (1 - leastGain)) {
     return { placement: current, reason: `kept: no change saves enough energy by ${basis}` }
   }
   const saved = `${((1 - best.price / stay.joules) * 100).toFixed(1)} % fewer joules`
   return {
-    placement: best.placement,
+    placement: arranger.placement(best.cut),
     reason: `${best.what} for ${basis}: ${saved} (${milli(best.joules)} a step${bound})`,
   }
 }

@@ -61,6 +61,23 @@ function placementViolations(sliceOf: readonly unknown[], slices: number): strin
   return violations
 }
 
+/** Whether a decision, nearly always, has no violation at all: the same questions, without anything made to say what is wrong. */
+function isSound(made: Decision, constraints: Constraints, experts: number): boolean {
+  if (typeof made !== 'object' || made === null) return false
+  const { sms, sliceOf, reason } = made
+  if (typeof reason !== 'string' || reason === '' || !Array.isArray(sms) || !Array.isArray(sliceOf)) return false
+  const slices = sms.length
+  if (slices > 31 || sliceOf.length !== experts) return false
+  let used = 0
+  for (let e = 0; e < experts; e++) {
+    const s: unknown = sliceOf[e]
+    if (typeof s !== 'number' || !(s >= 0 && s < slices) || (s | 0) !== s) return false
+    used |= 1 << s
+  }
+  // Every slice has an expert, and no size is wrong.
+  return used === 2 ** slices - 1 && sizeViolations(sms, constraints, experts).length === 0
+}
+
 /** A policy may use its arrays again: what is looked at here must be what is acted on later. */
 function ownCopy(made: Decision): Decision {
   if (typeof made !== 'object' || made === null) return made
@@ -81,6 +98,7 @@ export function decide(policy: AllocationPolicy, snapshot: PolicySnapshot): Deci
     const why = cause instanceof Error ? cause.message : describe(cause)
     throw new SliceAllocationError(`policy '${policy.name}' threw: ${why}`, { cause })
   }
+  if (isSound(made, snapshot.constraints, snapshot.load.length)) return made
   const violations = decisionViolations(made, snapshot.constraints, snapshot.load.length)
   if (violations.length === 0) return made
   const more = violations.length > 1 ? ` (and ${violations.length - 1} more)` : ''

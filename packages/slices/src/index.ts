@@ -13,7 +13,6 @@ export {
   gatedExpertCost,
   type Placement,
   predictExpertUs,
-  predictStep,
   type StepPrediction,
 } from './cost.js'
 export { describeDevice } from './describe-device.js'
@@ -36,4 +35,5 @@ export type { Enforcement, EnforcementKind, Enforcer, Layout, Plan, SliceBudget 
 export { type AdaptiveOptions, type DynamicOptions, policies } from './policies.js'
 export type { AllocationPolicy, Constraints, CurrentPlacement, Decision, PolicySnapshot } from './policy.js'
 export { type EnergyPrediction, type PowerModel, predictEnergy } from './power.js'
+export { predictStep } from './predict.js'
 export { auxSlice, type SliceRequest } from './reservations.js'

@@ -6,16 +6,17 @@
 import { checkInteger, checkNumber, checkOptions, DisposedError, describe } from '@nexus/native'
 import type { ProfilerSnapshot } from '@nexus/profiler'
 import { budgets } from './budgets.js'
-import { predictStep } from './cost.js'
 import { checkDevice, type DeviceDescription } from './device.js'
 import { SliceAllocationError } from './errors.js'
+import { type Followed, FollowedStates, known, migrations, type State, sameNumbers } from './follow.js'
 import { type Gated, gate } from './gate.js'
 import { decide } from './guard.js'
 import { LayoutCache } from './layout-cache.js'
 import { optionKeys, type SliceManagerOptions, type SliceManagerStats } from './manager-options.js'
 import { type Layout, layoutOf, type Plan, type SliceBudget, sliceNames } from './plan.js'
 import { policies } from './policies.js'
-import type { CurrentPlacement, PolicySnapshot } from './policy.js'
+import type { PolicySnapshot } from './policy.js'
+import { predictStep } from './predict.js'
 import {
   auxSlice,
   granted,
@@ -25,16 +26,6 @@ import {
   reserve,
   type SliceRequest,
 } from './reservations.js'
-
-interface State {
-  readonly reserved: readonly Reservation[]
-  /** Reserved slice of each expert that has one. */
-  readonly pinned: ReadonlyMap<number, string>
-  /** What the policy was last followed in, and for which experts. */
-  readonly current: CurrentPlacement | null
-  readonly pool: readonly number[]
-  readonly profile: ProfilerSnapshot | null
-}
 
 /**
  * @example
@@ -55,6 +46,7 @@ export class SliceManager {
     experts: [],
   }
   #plan: Plan
+  readonly #followed = new FollowedStates()
   #disposed = false
   #counts = { plans: 0, switches: 0, migrations: 0, evictions: 0, dwell: 0, hysteresis: 0 }
 
@@ -108,6 +100,7 @@ export class SliceManager {
     if (profile?.numExperts !== this.numExperts) {
       throw new RangeError(`profile.numExperts: expected ${this.numExperts}, got ${describe(profile?.numExperts)}`)
     }
+    this.#followed.clear()
     return this.#follow({ ...this.#state, profile }, options?.utilization ?? null)
   }
 
@@ -129,7 +122,7 @@ export class SliceManager {
     }
     const mayEvict = request.evict ?? false
     const { set, evicted } = reserve(this.device, this.#state.reserved, wanted, poolNeeded, mayEvict)
-    this.#follow({ ...this.#state, reserved: set, pinned: without(this.#state.pinned, evicted) })
+    this.#followAgain({ ...this.#state, reserved: set, pinned: without(this.#state.pinned, evicted) })
     this.#counts.evictions += evicted.length
     return { slice: this.slice(wanted.name), evicted }
   }
@@ -146,7 +139,10 @@ export class SliceManager {
     const wanted = { ...before, requestedSms: sms, sms: granted(this.device, sms), bandwidthCap: null }
     // In its old place: who is youngest is who was allocated last.
     reserve(this.device, others, wanted, () => this.#state.pinned.size < this.numExperts, false)
-    this.#follow({ ...this.#state, reserved: this.#state.reserved.map((each) => (each === before ? wanted : each)) })
+    this.#followAgain({
+      ...this.#state,
+      reserved: this.#state.reserved.map((each) => (each === before ? wanted : each)),
+    })
     return this.slice(name)
   }
 
@@ -155,7 +151,7 @@ export class SliceManager {
     this.#check()
     const gone = this.#reserved(name)
     const reserved = this.#state.reserved.filter((each) => each !== gone)
-    return this.#follow({ ...this.#state, reserved, pinned: without(this.#state.pinned, [name]) })
+    return this.#followAgain({ ...this.#state, reserved, pinned: without(this.#state.pinned, [name]) })
   }
 
   /**
@@ -176,7 +172,7 @@ export class SliceManager {
         { requestedSms: minSms, freeSms: left },
       )
     }
-    return this.#follow({ ...this.#state, pinned })
+    return this.#followAgain({ ...this.#state, pinned })
   }
 
   /** The budget of a slice of the plan, by name. */
@@ -261,24 +257,21 @@ export class SliceManager {
   /** Works out the plan of a state and takes both over. */
   #follow(next: State, utilization: readonly number[] | null = null): Plan {
     const pool = this.#poolOf(next.pinned)
-    const spareForPool = this.device.sms - next.reserved.reduce((sum, { sms }) => sum + sms, 0)
-    const step = next.profile?.steps ?? 0
+    let spareForPool = this.device.sms
+    for (const { sms } of next.reserved) spareForPool -= sms
     const snapshot = this.#snapshot(next, pool, spareForPool, utilization)
+    const { step } = snapshot
     const decision = pool.length === 0 ? null : decide(this.#options.policy, snapshot)
     const gated: Gated | null = decision && gate(snapshot.current, decision, step, this.#options)
     const names = gated ? sliceNames(gated.sms.length) : []
     const grown = pool.length === 0 ? grownSms(this.device, next.reserved) : null
-    const wanted = [
-      ...(gated?.sms ?? []).map((sms, s) => ({ name: names[s] ?? '', sms })),
-      ...next.reserved.map(({ name, sms }, i) => ({ name, sms: grown?.sms[i] ?? sms })),
-      ...(grown && grown.spare > 0 ? [{ name: 'spare', sms: grown.spare }] : []),
-    ]
+    const wanted: { readonly name: string; readonly sms: number }[] = []
+    for (let s = 0; s < names.length; s++) wanted.push({ name: names[s] ?? '', sms: gated?.sms[s] ?? 0 })
+    for (const [i, { name, sms }] of next.reserved.entries()) wanted.push({ name, sms: grown?.sms[i] ?? sms })
+    if (grown && grown.spare > 0) wanted.push({ name: 'spare', sms: grown.spare })
     const layout = layoutOf(this.device.name, wanted)
     const enforcements = this.#layouts.prepare(layout)
-    const sliceOf = new Array<number>(this.numExperts).fill(0)
-    // Plain loops here and below: switching is to cost microseconds, and iterators over hundreds of experts are most of it.
-    for (let i = 0; i < pool.length; i++) sliceOf[pool[i] ?? 0] = gated?.sliceOf[i] ?? 0
-    for (const [e, name] of next.pinned) sliceOf[e] = wanted.findIndex((each) => each.name === name)
+    const sliceOf = this.#sliceOf(next, pool, gated, wanted)
     const plan: Plan = {
       key: layout.key,
       step,
@@ -290,16 +283,43 @@ export class SliceManager {
       sliceOf,
       predictedUs: gated && this.#options.cost ? predictStep(this.#options.cost, snapshot.load, gated).stepUs : null,
     }
-    this.#count(plan, gated)
     const since = gated && snapshot.current && gated.movedSms === 0 ? snapshot.current.sinceStep : step
-    this.#state = {
-      ...next,
+    const current = gated && { sms: gated.sms, sliceOf: gated.sliceOf, sinceStep: since }
+    const followed = {
+      from: next,
+      layout,
+      enforcements,
+      plan,
+      keptBecause: gated?.keptBecause ?? null,
       pool,
-      current: gated && { sms: gated.sms, sliceOf: gated.sliceOf, sinceStep: since },
+      current,
     }
+    return this.#takeOver(utilization === null ? this.#followed.add(followed) : followed, next)
+  }
+
+  /** The same, for a change that tells the policy nothing new: a state that it has been followed in before leads where it did. */
+  #followAgain(next: State): Plan {
+    const found = this.#followed.find(next)
+    // A layout that was given back and built again may be held otherwise.
+    if (found === null || this.#layouts.prepare(found.layout) !== found.enforcements) return this.#follow(next)
+    return this.#takeOver(found, next)
+  }
+
+  #takeOver({ plan, keptBecause, pool, current }: Followed, { reserved, pinned, profile }: State): Plan {
+    this.#count(plan, keptBecause)
+    this.#state = { reserved, pinned, current, pool, profile }
     this.#plan = plan
     this.#layouts.use(plan.key)
     return plan
+  }
+
+  #sliceOf(next: State, pool: readonly number[], gated: Gated | null, wanted: Layout['slices']): number[] {
+    // The policy's slices come first, with the numbers that it gave them.
+    if (gated && next.pinned.size === 0) return gated.sliceOf.slice()
+    const sliceOf = new Array<number>(this.numExperts).fill(0)
+    for (let i = 0; i < pool.length; i++) sliceOf[pool[i] ?? 0] = gated?.sliceOf[i] ?? 0
+    for (const [e, name] of next.pinned) sliceOf[e] = wanted.findIndex((each) => each.name === name)
+    return sliceOf
   }
 
   /** Experts that are the policy's: the same array as long as none is pinned or let go. */
@@ -313,18 +333,14 @@ export class SliceManager {
   }
 
   #snapshot(next: State, pool: readonly number[], sms: number, utilization: readonly number[] | null): PolicySnapshot {
-    const { profile, current } = next
-    const before = next.pool
-    const samePool =
-      current !== null && (pool === before || (pool.length === before.length && pool.every((e, i) => e === before[i])))
-    const steps = Math.max(1, profile?.windowSteps ?? 1)
+    const { current } = next
+    const samePool = current !== null && sameNumbers(pool, next.pool)
+    const { step, load, temperatures, forecast } = known(next.profile, pool)
     return {
-      step: profile?.steps ?? 0,
-      load: pool.map((e) => (profile?.experts[e]?.count ?? 0) / steps),
-      temperatures: pool.map((e) => profile?.experts[e]?.temperature ?? 'unknown'),
-      forecast: profile?.forecast
-        ? { ...profile.forecast, counts: pool.map((e) => profile.forecast?.counts[e] ?? 0) }
-        : null,
+      step,
+      load,
+      temperatures,
+      forecast,
       current: samePool ? current : null,
       utilization: samePool && utilization?.length === current.sms.length ? utilization : null,
       constraints: {
@@ -339,20 +355,16 @@ export class SliceManager {
     }
   }
 
-  #count(plan: Plan, gated: Gated | null): void {
+  #count(plan: Plan, keptBecause: Gated['keptBecause']): void {
     const first = this.#counts.plans++ === 0
-    if (gated?.keptBecause) this.#counts[gated.keptBecause]++
+    if (keptBecause) this.#counts[keptBecause]++
     if (first) return
-    const before = this.#plan
-    if (before.key !== plan.key) this.#counts.switches++
-    const namesBefore = before.slices.map(({ name }) => name)
-    const names = plan.slices.map(({ name }) => name)
-    for (let e = 0; e < plan.sliceOf.length; e++) {
-      if (namesBefore[before.sliceOf[e] ?? 0] !== names[plan.sliceOf[e] ?? 0]) this.#counts.migrations++
-    }
+    if (this.#plan.key !== plan.key) this.#counts.switches++
+    this.#counts.migrations += migrations(this.#plan, plan)
   }
 }
 
 function without(pinned: ReadonlyMap<number, string>, names: readonly string[]): ReadonlyMap<number, string> {
+  if (pinned.size === 0) return pinned
   return new Map([...pinned].filter(([, name]) => !names.includes(name)))
 }

@@ -94,5 +94,7 @@ export function sliceNames(count: number): string[] {
 
 /** A layout by its slices. */
 export function layoutOf(device: string, slices: readonly { readonly name: string; readonly sms: number }[]): Layout {
-  return { key: `${device}: ${slices.map(({ name, sms }) => `${name}=${sms}`).join(' ')}`, slices }
+  let key = `${device}:`
+  for (const { name, sms } of slices) key += ` ${name}=${sms}`
+  return { key, slices }
 }

@@ -7,11 +7,12 @@
  *     adaptive      the forecast; moves when the predicted gain is worth the change
  */
 import { checkNumber, checkOneOf, checkOptions } from '@nexus/native'
-import { Arranger, arrange, sliceCount } from './arrange.js'
-import { type Placement, predictStep } from './cost.js'
+import { arrange, arrangerOf, sliceCount } from './arrange.js'
+import type { Placement } from './cost.js'
 import { frugal } from './frugal.js'
 import type { AllocationPolicy, CurrentPlacement, Decision, PolicySnapshot } from './policy.js'
 import { checkPower, type PowerModel } from './power.js'
+import { predictStep } from './predict.js'
 
 /** The current placement, if it can go on as it is: same SMs, same experts, no more slices than allowed. */
 function usable({ current, constraints, load }: PolicySnapshot): CurrentPlacement | null {
@@ -21,10 +22,13 @@ function usable({ current, constraints, load }: PolicySnapshot): CurrentPlacemen
 }
 
 const decision = ({ sms, sliceOf }: Placement, reason: string): Decision => ({
-  sms: [...sms],
-  sliceOf: [...sliceOf],
+  sms: sms.slice(),
+  sliceOf: sliceOf.slice(),
   reason,
 })
+
+/** The same of a placement that was made for it, and that nobody else has. */
+const made = ({ sms, sliceOf }: Placement, reason: string): Decision => ({ sms, sliceOf, reason })
 
 /**
  * Arranges once, for the load that the first decision sees, and keeps that for good (another number of experts or SMs is a
@@ -110,7 +114,7 @@ function proportional(): AllocationPolicy {
   return {
     name: 'proportional',
     decide({ load, constraints, cost }) {
-      return decision(arrange(load, constraints, cost), 'in proportion to the work of the last window')
+      return made(arrange(load, constraints, cost), 'in proportion to the work of the last window')
     },
   }
 }
@@ -184,25 +188,24 @@ function adaptive(options?: AdaptiveOptions): AllocationPolicy {
 function soonest(snapshot: PolicySnapshot, load: readonly number[], basis: string, leastGain: number): Decision {
   const { constraints, cost } = snapshot
   const current = usable(snapshot)
-  if (!current) return decision(arrange(load, constraints, cost), `arranged for ${basis}`)
-  const stay = predictStep(cost, load, current).stepUs
-  const arranger = new Arranger(load, constraints, cost)
-  const moved = arranger.keeping(current.sms)
-  let best: Placement = moved
-  let least = moved.predictedUs
+  if (!current) return made(arrange(load, constraints, cost), `arranged for ${basis}`)
+  const arranger = arrangerOf(load, constraints, cost)
+  const stay = arranger.predict(current).stepUs
+  let best = arranger.keeping(current.sms)
+  let least = best.predicted.stepUs
   let what = 'experts moved between slices'
   if (snapshot.step - current.sinceStep >= constraints.dwellSteps) {
     const resized = arranger.arrange()
     // The price counts only where times are real microseconds.
     const price = cost === null ? 0 : constraints.switchUs / Math.max(1, constraints.dwellSteps)
-    if (resized.predictedUs + price < least) {
+    if (resized.predicted.stepUs + price < least) {
       best = resized
-      least = resized.predictedUs + price
+      least = resized.predicted.stepUs + price
       what = 'slices resized'
     }
   }
   if (least >= stay * (1 - leastGain)) return decision(current, `kept: no change is worth it by ${basis}`)
-  return decision(best, `${what} for ${basis}: ${((1 - least / stay) * 100).toFixed(1)} % sooner`)
+  return made(arranger.placement(best), `${what} for ${basis}: ${((1 - least / stay) * 100).toFixed(1)} % sooner`)
 }
 
 /** The built-in policies, as functions that make them. */

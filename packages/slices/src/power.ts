@@ -7,7 +7,8 @@
  * So the soonest layout is nearly the most frugal one: what can be saved beside that are SMs that wait for memory.
  */
 import { checkNumber, checkOptions, describe } from '@nexus/native'
-import { type CostModel, expertBytes, outsideUs, type Placement, predictStep } from './cost.js'
+import { type CostModel, expertBytes, outsideUs, type Placement, type StepPrediction } from './cost.js'
+import { predictStep } from './predict.js'
 
 /** The prices, as data: `powerModels` and `fitPower` of @nexus/energy make such ones. */
 export interface PowerModel {
@@ -37,7 +38,7 @@ export function predictEnergy(
   load: ArrayLike<number>,
   placement: Placement,
 ): EnergyPrediction {
-  return energyOf(cost, power, load)(placement)
+  return energyOf(cost, power, load)(placement.sms, predictStep(cost, load, placement))
 }
 
 /** @internal The energy of layouts of one load: what is the same in all of them is computed once. */
@@ -45,7 +46,7 @@ export function energyOf(
   cost: CostModel,
   power: PowerModel,
   load: ArrayLike<number>,
-): (placement: Placement) => EnergyPrediction {
+): (sms: readonly number[], predicted: StepPrediction) => EnergyPrediction {
   let [work, assignments] = [0, 0]
   for (let e = 0; e < load.length; e++) {
     const a = load[e] ?? 0
@@ -53,11 +54,10 @@ export function energyOf(
     assignments += a
     work += expertBytes(cost, a) * power.joulesPerByte + cost.assignmentFlop * a * power.joulesPerFlop
   }
-  return (placement) => {
-    const { stepUs, sliceUs } = predictStep(cost, load, placement)
+  return (sms, { stepUs, sliceUs }) => {
     let [busyUs, slowest] = [0, 0]
     for (let s = 0; s < sliceUs.length; s++) {
-      busyUs += (placement.sms[s] ?? 0) * (sliceUs[s] ?? 0)
+      busyUs += (sms[s] ?? 0) * (sliceUs[s] ?? 0)
       slowest = Math.max(slowest, sliceUs[s] ?? 0)
     }
     // Where the memory that they share is what takes longest, all slices wait for it.

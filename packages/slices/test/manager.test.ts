@@ -396,3 +396,61 @@ test('hundreds of changes in a row: every plan is sound, and what failed changed
     { numRuns: 25 },
   )
 })
+
+describe('a reserved slice that goes back to a size that it had', () => {
+  const counting = () => {
+    const adaptive = policies.adaptive()
+    const asked = { times: 0 }
+    const policy: AllocationPolicy = {
+      name: 'counting',
+      decide(snapshot) {
+        asked.times++
+        return adaptive.decide(snapshot)
+      },
+    }
+    return { asked, policy }
+  }
+
+  test('has the plan that it had, and the policy is asked again only when there is something new', () => {
+    const { asked, policy } = counting()
+    const manager = make({ policy, dwellSteps: 0 })
+    manager.update(profile(skewed))
+    manager.allocate({ name: 'aux', sms: 8 })
+    const sizes = [16, 8, 16, 8, 16, 8]
+    const plans = sizes.map((sms) => {
+      manager.resize('aux', sms)
+      return manager.plan
+    })
+    const settled = asked.times
+    const again = sizes.map((sms) => {
+      manager.resize('aux', sms)
+      return manager.plan
+    })
+    expect(asked.times).toBe(settled)
+    expect(again.slice(0, 2)).toEqual(plans.slice(4))
+    for (const plan of again) sound(plan, h200)
+    expect(manager.stats()).toMatchObject({ plans: 15, switches: 14 })
+    manager.update(profile([...skewed].reverse()))
+    expect(asked.times).toBe(settled + 1)
+    manager.resize('aux', 16)
+    expect(asked.times).toBe(settled + 2)
+    expect(manager.plan.sliceOf).not.toEqual(again[0]?.sliceOf)
+  })
+  test('has budgets as they are held now, when its layout was given back meanwhile and built anew', () => {
+    let builds = 0
+    const enforcer: Enforcer = {
+      name: 'numbered',
+      prepare: ({ slices }) => {
+        builds++
+        return slices.map(({ sms }) => ({ enforcement: 'hardware', grantedSms: sms, reason: `build ${builds}` }))
+      },
+      release() {},
+    }
+    const manager = make({ enforcer, maxLayouts: 1, dwellSteps: 0 })
+    manager.allocate({ name: 'aux', sms: 8 })
+    for (const sms of [16, 8, 16, 8, 16, 8]) {
+      const before = builds
+      expect(manager.resize('aux', sms).enforcementReason).toBe(`build ${before + 1}`)
+    }
+  })
+})

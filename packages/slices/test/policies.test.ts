@@ -345,3 +345,47 @@ describe('adaptive by joules', () => {
     expect(() => joules({ power: { ...power, wattsPerByte: 1 } })).toThrow(/unknown option 'wattsPerByte'/)
   })
 })
+
+describe('a decision does not depend on the ones before', () => {
+  const load = fc.oneof(
+    fc.array(fc.nat(5000), { minLength: 1, maxLength: 300 }),
+    fc.array(fc.double({ min: 0, max: 5000, noNaN: true }), { minLength: 1, maxLength: 300 }),
+    fc.tuple(fc.integer({ min: 1, max: 300 }), fc.nat(3)).map(([n, x]) => new Array<number>(n).fill(x)),
+  )
+  const model = fc.constantFrom(null, cost, { ...cost, overlap: 'slice' as const, exposed: 0.3, rowTile: 16 })
+
+  test('the same snapshot after any other: the same arrangement, decision and prediction', () => {
+    fc.assert(
+      fc.property(load, load, model, model, (first, second, one, two) => {
+        const ask = () => {
+          const arranged = arrange(first, chip, one)
+          const by = [policies.adaptive(), policies.adaptive({ objective: 'joules', power })].map((policy) =>
+            policy.decide(given({ load: first, cost: one, current: { ...arranged, sinceStep: 0 } })),
+          )
+          return JSON.stringify([arranged, by, predictStep(one, first, arranged)])
+        }
+        const before = ask()
+        policies.adaptive({ objective: 'joules', power }).decide(given({ load: second, cost: two }))
+        arrange(second, { ...chip, sms: 64, slices: 5 }, two)
+        expect(ask()).toBe(before)
+      }),
+      { numRuns: 60 },
+    )
+  })
+  test('hot experts come first: each slice has only experts with no less load than the next one, and equal loads by number', () => {
+    fc.assert(
+      fc.property(load, (counts) => {
+        fc.pre(counts.length > 2 && counts.some((n) => n > 0))
+        const { sliceOf } = arrange(counts, chip, cost)
+        // Closer loads than this are equal.
+        const level = Math.max(...counts) / 2 ** 30
+        for (const [a, n] of counts.entries()) {
+          for (const [b, m] of counts.entries()) {
+            if (n > m + level || (n === m && a < b)) expect(sliceOf[a]).toBeLessThanOrEqual(sliceOf[b] ?? 0)
+          }
+        }
+      }),
+      { numRuns: 30 },
+    )
+  })
+})

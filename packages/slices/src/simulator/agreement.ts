@@ -1,5 +1,6 @@
 /** How well a cost model says what was measured. */
-import { type CostModel, predictStep } from '../cost.js'
+import type { CostModel } from '../cost.js'
+import { predictStep } from '../predict.js'
 import type { StepMeasurement } from './measurements.js'
 
 /** One step, measured and predicted. */

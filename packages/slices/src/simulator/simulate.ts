@@ -6,11 +6,12 @@
 import { checkInteger, checkNumber, checkOptions } from '@nexus/native'
 import { ExpertProfiler, type ExpertProfilerOptions } from '@nexus/profiler'
 import { arrange } from '../arrange.js'
-import { type CostModel, gatedExpertCost, predictStep } from '../cost.js'
+import { type CostModel, gatedExpertCost } from '../cost.js'
 import { checkDevice, type DeviceDescription, h200 } from '../device.js'
 import { gate } from '../gate.js'
 import { decide } from '../guard.js'
 import type { AllocationPolicy, Constraints, CurrentPlacement, PolicySnapshot } from '../policy.js'
+import { predictStep } from '../predict.js'
 import type { Trace } from './traces.js'
 
 /** Options of {@link simulate}. */

@@ -1,0 +1,197 @@
+/**
+ * Steps predicted by the cost model. A decision asks for several layouts of one load, so what each expert moves and computes is worked out
+ * once, into arrays that are kept from one load to the next; each layout is then one pass over them. The sums go by the experts'
+ * numbers, whoever asks, so that a prediction has the same bits everywhere.
+ */
+import { type CostModel, expertFlops, join, outsideUs, type Placement, type StepPrediction } from './cost.js'
+import { interpolate } from './device.js'
+
+/** What so many SMs do. */
+export interface Speed {
+  /** Microseconds of a byte. */
+  perByte: number
+  /** Microseconds of an operation. */
+  perFlop: number
+  /** First of a ranking of experts that is bound by memory; -1 where nobody has looked. */
+  boundary: number
+  /** The load that it was worked out for. */
+  since: number
+}
+
+/** Sizes that are remembered; what devices have is far fewer. */
+const mostSpeeds = 4096
+
+/** One load after the other, as the cost model sees it. */
+export class Workload {
+  experts = 0
+  cost: CostModel | null = null
+  /** By expert, as the four below; as long as the most experts that there were. */
+  load = new Float64Array(0)
+  bytes = new Float64Array(0)
+  flops = new Float64Array(0)
+  overheadUs = new Float64Array(0)
+  /** Slice by expert: for whoever has a layout to be predicted. */
+  sliceOf = new Int32Array(0)
+  /** Of all experts. */
+  assignments = 0
+  #bytesOfAll = 0
+  #fills = 0
+  readonly #speeds = new Map<number, Speed>()
+  // By slice.
+  #sliceUs = new Float64Array(0)
+  #memoryUs = new Float64Array(0)
+  #arithmeticUs = new Float64Array(0)
+  #perByte = new Float64Array(0)
+  #perFlop = new Float64Array(0)
+
+  /**
+   * Takes a load; the one before is gone.
+   * @param experts - how many; those that the load does not have have none
+   */
+  fill(load: ArrayLike<number>, experts: number, cost: CostModel | null): void {
+    this.#fills++
+    this.experts = experts
+    this.cost = cost
+    if (this.load.length < experts) {
+      this.load = new Float64Array(experts)
+      this.bytes = new Float64Array(experts)
+      this.flops = new Float64Array(experts)
+      this.overheadUs = new Float64Array(experts)
+      this.sliceOf = new Int32Array(experts)
+    }
+    const own = this.load
+    if (cost === null) {
+      for (let e = 0; e < experts; e++) own[e] = load[e] ?? 0
+      return
+    }
+    const { bytes, flops, overheadUs: overhead } = this
+    const { weightBytes, assignmentBytes, assignmentFlop, overheadUs, rowTile = 1, extraRows = 0 } = cost
+    const plainRows = rowTile === 1 && extraRows === 0
+    let [bytesOfAll, assignments] = [0, 0]
+    for (let e = 0; e < experts; e++) {
+      const a = load[e] ?? 0
+      own[e] = a
+      if (a <= 0) {
+        bytes[e] = 0
+        flops[e] = 0
+        overhead[e] = 0
+        continue
+      }
+      const present = Math.min(1, a)
+      const moved = weightBytes * present + assignmentBytes * a
+      bytes[e] = moved
+      flops[e] = plainRows ? assignmentFlop * a : expertFlops(cost, a)
+      overhead[e] = overheadUs * present
+      bytesOfAll += moved
+      assignments += a
+    }
+    this.assignments = assignments
+    this.#bytesOfAll = bytesOfAll
+  }
+
+  /** What `sms` SMs do; the same object for the same number as long as the load is the same. */
+  speed(sms: number): Speed {
+    let speed = this.#speeds.get(sms)
+    if (speed === undefined) {
+      if (this.#speeds.size >= mostSpeeds) this.#speeds.clear()
+      speed = { perByte: 0, perFlop: 0, boundary: -1, since: 0 }
+      this.#speeds.set(sms, speed)
+    }
+    if (speed.since !== this.#fills) {
+      const { cost } = this
+      speed.perByte = cost === null ? 0 : 1e6 / interpolate(cost.bandwidth, sms)
+      speed.perFlop = cost === null ? 1 / sms : 1e6 / interpolate(cost.rate, sms)
+      speed.boundary = -1
+      speed.since = this.#fills
+    }
+    return speed
+  }
+
+  /** The step when experts are in the slices that `sliceOf` says. */
+  predict(sms: readonly number[]): StepPrediction {
+    const { cost } = this
+    const slices = sms.length
+    if (this.#sliceUs.length < slices) {
+      this.#sliceUs = new Float64Array(slices)
+      this.#memoryUs = new Float64Array(slices)
+      this.#arithmeticUs = new Float64Array(slices)
+      this.#perByte = new Float64Array(slices)
+      this.#perFlop = new Float64Array(slices)
+    }
+    let total = 0
+    for (let s = 0; s < slices; s++) {
+      const n = sms[s] ?? 0
+      const { perByte, perFlop } = this.speed(n)
+      this.#perByte[s] = perByte
+      this.#perFlop[s] = perFlop
+      this.#sliceUs[s] = 0
+      this.#memoryUs[s] = 0
+      this.#arithmeticUs[s] = 0
+      total += n
+    }
+    if (cost === null) this.#assign(sms)
+    else if (cost.overlap === 'slice') this.#together(cost.exposed ?? 0, slices)
+    else this.#inTurn(cost.exposed ?? 0)
+    const sliceUs: number[] = []
+    let longest = 0
+    for (let s = 0; s < slices; s++) {
+      const us = this.#sliceUs[s] ?? 0
+      sliceUs.push(us)
+      if (us > longest) longest = us
+    }
+    if (cost === null) return { stepUs: longest, sliceUs }
+    const inside = Math.max(longest, (this.#bytesOfAll * 1e6) / interpolate(cost.bandwidth, total))
+    return { stepUs: inside + outsideUs(cost, slices, this.assignments), sliceUs }
+  }
+
+  #assign(sms: readonly number[]): void {
+    const { load, sliceOf, experts } = this
+    const sliceUs = this.#sliceUs
+    for (let e = 0; e < experts; e++) {
+      const s = sliceOf[e] ?? 0
+      sliceUs[s] = (sliceUs[s] ?? 0) + (load[e] ?? 0) / (sms[s] ?? 1)
+    }
+  }
+
+  /** Experts one after the other: their times add up. */
+  #inTurn(exposed: number): void {
+    const { bytes, flops, overheadUs, sliceOf, experts } = this
+    const [sliceUs, perByte, perFlop] = [this.#sliceUs, this.#perByte, this.#perFlop]
+    for (let e = 0; e < experts; e++) {
+      const s = sliceOf[e] ?? 0
+      const memory = (bytes[e] ?? 0) * (perByte[s] ?? 0)
+      const arithmetic = (flops[e] ?? 0) * (perFlop[s] ?? 0)
+      sliceUs[s] = (sliceUs[s] ?? 0) + join(memory, arithmetic, exposed) + (overheadUs[e] ?? 0)
+    }
+  }
+
+  /** Experts beside each other: bytes and operations of a slice add up, and are joined once. */
+  #together(exposed: number, slices: number): void {
+    const { bytes, flops, overheadUs, sliceOf, experts } = this
+    const [sliceUs, perByte, perFlop] = [this.#sliceUs, this.#perByte, this.#perFlop]
+    const [memoryUs, arithmeticUs] = [this.#memoryUs, this.#arithmeticUs]
+    for (let e = 0; e < experts; e++) {
+      const s = sliceOf[e] ?? 0
+      memoryUs[s] = (memoryUs[s] ?? 0) + (bytes[e] ?? 0) * (perByte[s] ?? 0)
+      arithmeticUs[s] = (arithmeticUs[s] ?? 0) + (flops[e] ?? 0) * (perFlop[s] ?? 0)
+      sliceUs[s] = (sliceUs[s] ?? 0) + (overheadUs[e] ?? 0)
+    }
+    for (let s = 0; s < slices; s++) {
+      sliceUs[s] = (sliceUs[s] ?? 0) + join(memoryUs[s] ?? 0, arithmeticUs[s] ?? 0, exposed)
+    }
+  }
+}
+
+// Calls do not nest: nothing in between is anybody else's code.
+const scratch = new Workload()
+
+/**
+ * Microseconds of a step. Without a cost model the unit is one assignment on one SM, and only ratios mean something.
+ * @param load - assignments by expert
+ */
+export function predictStep(cost: CostModel | null, load: ArrayLike<number>, placement: Placement): StepPrediction {
+  const { sms, sliceOf } = placement
+  scratch.fill(load, sliceOf.length, cost)
+  for (let e = 0; e < sliceOf.length; e++) scratch.sliceOf[e] = sliceOf[e] ?? 0
+  return scratch.predict(sms)
+}
