@@ -38,6 +38,26 @@ export const demoArgs = {
 /** Flags of `nexus-demo doctor`. */
 export const doctorArgs = common
 
+/** Flags of `nexus-demo top`. */
+export const topArgs = {
+  device: demoArgs.device,
+  strategy: {
+    type: 'string',
+    valueHint: 'name',
+    default: 'auto',
+    description: 'auto, fused, tiered, streams or cooperative',
+  },
+  interval: { type: 'string', valueHint: 'ms', default: '1000', description: 'Time between two views, 100 to 60000' },
+  seconds: {
+    type: 'string',
+    valueHint: 'n',
+    description: 'Ends after so long, 1 to 86400 (default: with q or Ctrl-C)',
+  },
+  seed: demoArgs.seed,
+  json: { type: 'boolean', description: 'Print one JSON object a line on stdout and nothing else' },
+  help: common.help,
+} as const satisfies ArgsDef
+
 export interface DemoOptions {
   readonly device: 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
   readonly seed: number
@@ -48,21 +68,38 @@ export interface DemoOptions {
   readonly json: boolean
 }
 
+export const topStrategies = ['auto', 'fused', 'tiered', 'streams', 'cooperative'] as const
+
+export interface TopOptions {
+  readonly device: DemoOptions['device']
+  readonly strategy: (typeof topStrategies)[number]
+  readonly intervalMs: number
+  /** `null`: until it is asked to end. */
+  readonly seconds: number | null
+  readonly seed: number
+  readonly json: boolean
+}
+
 export type Command =
   | { readonly name: 'demo'; readonly options: DemoOptions }
   | { readonly name: 'doctor'; readonly json: boolean }
-  | { readonly name: 'help'; readonly topic: 'demo' | 'doctor' }
+  | { readonly name: 'top'; readonly options: TopOptions }
+  | { readonly name: 'help'; readonly topic: Topic }
   | { readonly name: 'version' }
+
+/** What there is help for. */
+export type Topic = 'demo' | 'doctor' | 'top'
+const definitionsOf: Record<Topic, ArgsDef> = { demo: demoArgs, doctor: doctorArgs, top: topArgs }
 
 /** @throws UsageError that names the word which is wrong. */
 export function parseCommand(words: readonly string[]): Command {
-  const doctor = words[0] === 'doctor'
-  const rest = doctor ? words.slice(1) : words
-  if (rest[0] === 'help' || rest.includes('--help') || rest.includes('-h'))
-    return { name: 'help', topic: doctor ? 'doctor' : 'demo' }
-  const definitions: ArgsDef = doctor ? doctorArgs : demoArgs
-  checkWords(rest, definitions, doctor)
-  if (doctor) return { name: 'doctor', json: parseArgs<typeof doctorArgs>([...rest], doctorArgs).json === true }
+  const topic = words[0] === 'doctor' || words[0] === 'top' ? words[0] : 'demo'
+  const rest = topic === 'demo' ? words : words.slice(1)
+  if (rest[0] === 'help' || rest.includes('--help') || rest.includes('-h')) return { name: 'help', topic }
+  checkWords(rest, definitionsOf[topic], topic !== 'demo')
+  if (topic === 'top') return { name: 'top', options: topOptions(rest) }
+  if (topic === 'doctor')
+    return { name: 'doctor', json: parseArgs<typeof doctorArgs>([...rest], doctorArgs).json === true }
   const args = parseArgs<typeof demoArgs>([...rest], demoArgs)
   if (args.version) return { name: 'version' }
   return {
@@ -78,7 +115,22 @@ export function parseCommand(words: readonly string[]): Command {
   }
 }
 
-function checkWords(words: readonly string[], definitions: ArgsDef, doctor: boolean): void {
+function topOptions(words: readonly string[]): TopOptions {
+  const args = parseArgs<typeof topArgs>([...words], topArgs)
+  const strategy = topStrategies.find((name) => name === args.strategy)
+  if (strategy === undefined)
+    throw new UsageError(`--strategy: expected ${topStrategies.join(', ')}, got '${args.strategy}'`)
+  return {
+    device: parseDevice(args.device),
+    strategy,
+    intervalMs: parseInteger('--interval', args.interval, 100, 60000),
+    seconds: args.seconds === undefined ? null : parseInteger('--seconds', args.seconds, 1, 86400),
+    seed: parseInteger('--seed', args.seed, 0, 2 ** 32 - 1),
+    json: args.json === true,
+  }
+}
+
+function checkWords(words: readonly string[], definitions: ArgsDef, subcommand: boolean): void {
   const flags = new Map<string, string>()
   for (const [name, definition] of Object.entries(definitions)) {
     flags.set(`--${name}`, name)
@@ -88,7 +140,7 @@ function checkWords(words: readonly string[], definitions: ArgsDef, doctor: bool
   for (let i = 0; i < words.length; i++) {
     const word = words[i] ?? ''
     if (!word.startsWith('-') || word === '-') {
-      const near = doctor ? null : nearest(word, ['doctor', 'help'])
+      const near = subcommand ? null : nearest(word, ['doctor', 'top', 'help'])
       throw new UsageError(`unexpected argument '${word}'${near ? `; did you mean '${near}'?` : ''}`)
     }
     const equals = word.indexOf('=')

@@ -77,6 +77,12 @@ async function main(words: readonly string[]): Promise<number> {
   }
   // Loaded only now: help needs none of it, and the doctor must not fall ill with what it examines.
   if (command.name === 'doctor') return (await import('./doctor.js')).runDoctor(createOutput(command.json))
+  if (command.name === 'top') {
+    const { createTopOutput, runTop } = await import('./top.js')
+    const top = createTopOutput(command.options.json)
+    output = top
+    return runTop(command.options, top, stop.signal)
+  }
   output = createOutput(command.options.json)
   return (await import('./demo.js')).runDemo(command.options, version(), output, stop.signal)
 }

@@ -1,6 +1,6 @@
 /** The help texts. Options come from the definitions that the parser uses, so the two cannot disagree. */
 import type { ArgsDef } from 'citty'
-import { demoArgs, doctorArgs } from './arguments.js'
+import { demoArgs, doctorArgs, type Topic, topArgs } from './arguments.js'
 import type { Style } from './style.js'
 
 function optionLines(definitions: ArgsDef, style: Style): string[] {
@@ -14,8 +14,9 @@ function optionLines(definitions: ArgsDef, style: Style): string[] {
   return rows.map((row) => `  ${style.cyan(row.left.padEnd(width))}  ${row.right}`)
 }
 
-export function helpText(topic: 'demo' | 'doctor', style: Style): string {
+export function helpText(topic: Topic, style: Style): string {
   const title = (text: string) => style.bold(text)
+  if (topic === 'top') return topHelp(style)
   if (topic === 'doctor') {
     return [
       'nexus-demo doctor: what this machine offers to Nexus, and what to do about what is missing.',
@@ -43,6 +44,7 @@ export function helpText(topic: 'demo' | 'doctor', style: Style): string {
     title('Usage'),
     '  nexus-demo [options]',
     '  nexus-demo doctor [--json]     what this machine has, and what to do about what is missing',
+    '  nexus-demo top [options]       experts, slices, streams, graphs and power of a layer, live (nexus-demo top --help)',
     '',
     title('Options'),
     ...optionLines(demoArgs, style),
@@ -65,6 +67,42 @@ export function helpText(topic: 'demo' | 'doctor', style: Style): string {
     '  NO_COLOR, FORCE_COLOR       without colours, with colours even where there is no terminal',
     '  NEXUS_NUM_THREADS           CPU threads to use',
     '  NEXUS_NATIVE_PATH           the native addon to load',
+    '',
+  ].join('\n')
+}
+
+function topHelp(style: Style): string {
+  return [
+    'nexus-demo top: a layer at work, live: its experts, slices, streams and graphs, and the power of the device.',
+    '',
+    'The work is skewed, and the skew drifts: which experts are hot changes all the time. On a terminal the view fills the screen',
+    'and follows its size; elsewhere it is a block of plain lines at a time. What is not known is a dash, with the reason. It keeps',
+    'the device busy for as long as it runs.',
+    '',
+    style.bold('Usage'),
+    '  nexus-demo top [options]',
+    '',
+    style.bold('Options'),
+    ...optionLines(topArgs, style),
+    '',
+    style.bold('Keys'),
+    '  q       ends it: exit code 0',
+    '  Ctrl-C  interrupts it: exit code 130',
+    '',
+    style.bold('Examples'),
+    '  nexus-demo top                                     on the GPU where there is one',
+    '  nexus-demo top --device cpu --strategy tiered      each slice on workers of its own',
+    '  nexus-demo top --seconds 60 > top.txt              a minute of it, as text',
+    "  nexus-demo top --json --seconds 5 | jq '.experts.list[0].share'",
+    '',
+    style.bold('Exit codes'),
+    '  0    it was ended, by q or after --seconds',
+    '  2    wrong command line',
+    '  3    the device or the native addon is not available (see nexus-demo doctor)',
+    '  130  interrupted',
+    '',
+    style.bold('Environment'),
+    '  NO_COLOR, FORCE_COLOR       without colours, with colours even where there is no terminal',
     '',
   ].join('\n')
 }
