@@ -225,7 +225,7 @@ export interface NativeBinding {
     cpuThreads(): number
 
     /** `priority`: 0 normal, negative more urgent. */
-    streamCreate(device: number, priority: number, maxWidth: number, shareSm: boolean): StreamHandle
+    streamCreate(device: number, priority: number, maxWidth?: number, shareSm?: boolean): StreamHandle
     streamSynchronize(stream: StreamHandle): Promise<void>
     streamWait(stream: StreamHandle, event: EventHandle): void
     /** SMs (CPU: virtual workers) that its work may use. */
