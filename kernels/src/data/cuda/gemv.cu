@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kThreads) grouped_gemv_lanes_kernel(const Grou
     if (!found) return;
     if ((threadIdx.x & 31) == 0) trace_tile(p, place.expert);
     gemv_tile<T>(p, weights, input_rows, place.expert, place.begin + place.row_tile, place.column_tile * kColumns);
-    if (!cooperative(p)) return;  // a warp for each tile
+    if (!walks(p)) return;  // a warp for each tile
   }
 }
 
@@ -177,7 +177,7 @@ void launch_gemv(DType dtype, GroupedParams params, const Target& target) {
     auto* kernel = &grouped_gemv_kernel<T>;
     if (with_lanes(params)) {
       kernel = &grouped_gemv_lanes_kernel<T>;
-      if (cooperative(params)) {
+      if (walks(params)) {
         static KernelFacts facts;
         const int at_once =
             facts.blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device, kThreads, 0);

@@ -80,8 +80,9 @@ inline Target target(Stream& stream) {
 /// Whether a launch takes part in lanes: its kernels are instances of their own, so that the plain ones stay as they
 /// are.
 constexpr bool with_lanes(const GroupedParams& params) { return params.lanes.table || params.lanes.trace; }
-/// Whether its blocks are divided among the lanes: then there are as many as fit at once, and each takes several tiles.
-constexpr bool cooperative(const GroupedParams& params) { return params.lanes.table && params.lanes.lane < 0; }
+/// Whether its blocks walk tiles, as many of them as fit at once: with a table, whose lanes have some of the experts
+/// each. A block for every tile of the layer, in each lane, would cost 100 to 200 us of blocks that leave at once.
+constexpr bool walks(const GroupedParams& params) { return params.lanes.table != nullptr; }
 
 void launch_mma_bf16(const Variant& variant, const GroupedParams& params, const Target& target);
 void launch_mma_f16(const Variant& variant, const GroupedParams& params, const Target& target);

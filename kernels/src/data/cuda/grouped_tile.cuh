@@ -45,7 +45,7 @@ __device__ __forceinline__ void for_each_tile(const GroupedParams& p, F&& work) 
       if (!find_tile<BM, BN, true>(p, index, tile, walk.lane)) return;
       if (threadIdx.x == 0) trace_tile(p, tile.expert);
       work(tile);
-      if (!cooperative(p)) return;  // a block for each tile
+      if (!walks(p)) return;  // a block for each tile
       __syncthreads();
     }
   }
