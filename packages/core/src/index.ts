@@ -49,5 +49,6 @@ export type {
   SchedulingStats,
   StrategyStats,
 } from './scheduling/stats.js'
+export type { TrialReport, TrialStats } from './scheduling/trials.js'
 export type { LayerStats, PhaseTimes, StepStats } from './stats.js'
 export type { LayerWeights } from './weights.js'

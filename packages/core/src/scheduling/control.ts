@@ -3,6 +3,7 @@
  * and from plan and load comes what the next steps want. Nothing here waits for the device, and nothing here throws once the layer
  * exists: what fails is reported, and the plan that holds goes on.
  */
+import { tokenBucket } from '@nexus/graphs'
 import { ExpertProfiler, type ProfilerSnapshot } from '@nexus/profiler'
 import { CountRing } from '@nexus/profiler/native'
 import { type CostModel, type DeviceDescription, describeDevice, type Plan, predictExpertUs } from '@nexus/slices'
@@ -17,6 +18,7 @@ import type { Scheduling, StrategyName } from './options.js'
 import { cooperativeWay, fusedWay, type StepPlan, type StreamSite, streamsWay, tieredWay, type Way } from './plan.js'
 import { Slicing } from './slicing.js'
 import type { TimedStep } from './timer.js'
+import { Trials } from './trials.js'
 
 /** Part of a step by which another strategy has to end sooner. */
 const leastGain = 0.03
@@ -36,6 +38,8 @@ interface Load {
   readonly counts: readonly number[] | null
   /** Mean tokens of a step; `null` while they are not known. */
   readonly tokens: number | null
+  /** Their token bucket; 0 while they are not known. */
+  readonly bucket: number
   /** What they are, for people. */
   readonly basis: string
 }
@@ -45,6 +49,8 @@ export class Controller {
   readonly ring: CountRing | null
   readonly slicing: Slicing | null
   readonly streams: StreamSite | null
+  /** With 'auto' only, and where the load is known. */
+  readonly trials: Trials | null
   readonly failures = new Failures()
   readonly device: DeviceDescription
   readonly #cost: CostModel
@@ -54,7 +60,7 @@ export class Controller {
   readonly #energy: EnergyWindow | null
   readonly #chooser: Chooser
   #ways: readonly Way[] = []
-  #load: Load = { counts: null, tokens: null, basis: 'no load' }
+  #load: Load = { counts: null, tokens: null, bucket: 0, basis: 'no load' }
   #plan: StepPlan
   #wanted: Wanted
   /** What could not be built, and for how many decisions it is left alone. */
@@ -73,7 +79,9 @@ export class Controller {
     const every = scheduling.updateEverySteps ?? usualSteps
     this.#chooser = new Chooser({ leastGain, dwellSteps: dwellDecisions * every })
     const { numExperts } = config.rule
-    const { slices, streams, profiler, strategy } = scheduling
+    const { slices, streams, profiler, strategy, graphs } = scheduling
+    const trials = strategy === 'auto' && profiler !== null
+    this.trials = trials ? new Trials({ every, captureAfter: graphs?.captureAfter ?? 0 }) : null
     this.profiler = profiler && new ExpertProfiler({ ...profiler, numExperts })
     this.slicing = slices && new Slicing(slices, strategy, config)
     try {
@@ -86,7 +94,7 @@ export class Controller {
         assignment: streams.assignment ?? assignments.longestFirst(),
         count,
       }
-      const { plan, wanted } = this.#decide(0, this.slicing?.manager.plan ?? null)
+      const { plan, wanted } = this.#decide(0, this.slicing?.manager.plan ?? null, [])
       this.#plan = plan
       this.#wanted = wanted
     } catch (error) {
@@ -111,14 +119,18 @@ export class Controller {
     return this.ring?.stats().lost ?? 0
   }
 
-  /** What one decision cost in profile, policy and choice happens here: every few steps, on the host alone. */
-  update(step: number): void {
+  /**
+   * What one decision cost in profile, policy and choice happens here: every few steps, on the host alone.
+   * @param timed steps whose times have arrived since the last one
+   */
+  update(step: number, timed: readonly TimedStep[] = []): void {
     const grew = this.drain(step)
     const before = this.#plan
+    for (const { strategy, ms } of timed) this.trials?.running?.took(strategy, ms * 1e3)
     try {
       const slices = this.#slices(grew)
-      if (!grew && slices === before.slices) return
-      const { plan, wanted } = this.#decide(step, slices)
+      if (!grew && slices === before.slices && timed.length === 0) return
+      const { plan, wanted } = this.#decide(step, slices, timed)
       const unbuilt = this.#unbuilt
       if (unbuilt !== null && wanted.key === unbuilt.key && unbuilt.pause-- > 0) {
         this.#plan = keptPlan(plan, this.#wanted, unbuilt.why)
@@ -150,18 +162,27 @@ export class Controller {
     const way = this.#ways.find(({ wanted }) => wanted.strategy === strategy)
     if (this.#strategy !== 'auto' || way === undefined) return
     const { sms, wanted } = way
+    let assigned = 0
+    for (let e = 0; e < counts.length; e++) assigned += counts[e] ?? 0
     this.#chooser.observe(
       strategy,
       totalMs * 1e3,
       predictUs(this.#cost, counts, { strategy, sms, laneOf: wanted.laneOf }),
+      tokenBucket(Math.round(assigned / this.#config.rule.topK)),
     )
   }
 
-  /** A step whose counts are not known, but whose tokens are those of the last window: its load is taken for the window's. */
-  observeUsual({ strategy, tokens, ms }: TimedStep): void {
-    const { counts, tokens: usual } = this.#load
-    if (counts === null || usual === null || Math.abs(tokens - usual) > unusual * usual) return
-    this.observe(strategy, counts, ms)
+  /** Whether a step's load may be taken for the last window's, by its tokens. */
+  usual(tokens: number): boolean {
+    const { counts, tokens: usual, bucket } = this.#load
+    if (counts === null || usual === null || Math.abs(tokens - usual) > unusual * usual) return false
+    return tokenBucket(tokens) === bucket
+  }
+
+  /** What the running trial is for cannot be built: the steps go on as they were. */
+  trialFailed(step: number, error: unknown): void {
+    this.failures.report('build', step, error)
+    this.trials?.fail(step, error instanceof Error ? error.message : String(error), true)
   }
 
   /** What is wanted could not be built: the steps go on as they were, and it is tried again later. */
@@ -185,15 +206,25 @@ export class Controller {
     return grew && feeds && this.profiler !== null ? manager.update(this.profiler.snapshot()) : manager.plan
   }
 
-  #decide(step: number, slices: Plan | null): { plan: StepPlan; wanted: Wanted } {
+  #decide(step: number, slices: Plan | null, timed: readonly TimedStep[]): { plan: StepPlan; wanted: Wanted } {
     const load = loadOf(this.profiler?.snapshot() ?? null)
     this.#load = load
+    for (const { strategy, tokens, ms } of timed) {
+      // A step whose counts are not known: its load is taken for the window's.
+      if (load.counts !== null && this.usual(tokens)) this.observe(strategy, load.counts, ms)
+    }
     const ways = this.#possible(slices, load.counts)
     const modelled = ways.map(({ wanted: { strategy, laneOf }, sms }) => ({
       strategy,
       us: load.counts && predictUs(this.#cost, load.counts, { strategy, sms, laneOf }),
     }))
-    const choice = this.#chooser.choose(step, modelled, load.basis)
+    const { bucket } = load
+    const { trials } = this
+    const names = modelled.map(({ strategy }) => strategy)
+    trials?.settle(step, modelled)
+    const choice = this.#chooser.choose(step, modelled, load.basis, bucket, trials?.unready(bucket, names))
+    const wants = ways.map(({ wanted }) => wanted)
+    if (bucket > 0) trials?.begin(step, bucket, choice.strategy, modelled, wants)
     const chosen = ways.find(({ wanted }) => wanted.strategy === choice.strategy)
     if (chosen === undefined) throw new RangeError(`strategy: expected a possible one, got ${choice.strategy}`)
     const streams = ways.find(({ wanted }) => wanted.strategy === 'streams')
@@ -248,14 +279,15 @@ function keptPlan(plan: StepPlan, { strategy }: Wanted, why: string): StepPlan {
 
 /** The load that the next steps are expected to bring: the forecast where the backtest trusts it, else the last window. */
 function loadOf(profile: ProfilerSnapshot | null): Load {
-  if (profile === null) return { counts: null, tokens: null, basis: 'no profiler' }
+  if (profile === null) return { counts: null, tokens: null, bucket: 0, basis: 'no profiler' }
   const { assignments, forecast, windowSteps } = profile
-  if (assignments === 0) return { counts: null, tokens: null, basis: 'no load' }
+  if (assignments === 0) return { counts: null, tokens: null, bucket: 0, basis: 'no load' }
   const tokens = profile.tokens === null ? null : profile.tokens / windowSteps
+  const bucket = tokens === null ? 0 : tokenBucket(Math.round(tokens))
   if (forecast !== null && (forecast.score ?? 1) < 1) {
-    return { counts: forecast.counts, tokens, basis: `the ${forecast.method} forecast` }
+    return { counts: forecast.counts, tokens, bucket, basis: `the ${forecast.method} forecast` }
   }
-  return { counts: profile.experts.map(({ count }) => count / windowSteps), tokens, basis: 'the last window' }
+  return { counts: profile.experts.map(({ count }) => count / windowSteps), tokens, bucket, basis: 'the last window' }
 }
 
 /** The reason of a plan whose strategy the caller has chosen. */

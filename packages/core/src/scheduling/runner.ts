@@ -19,6 +19,7 @@ import { type ExecPlan, ExecPlans, fusedWanted, type LaneTrace } from './exec.js
 import { LayerStep, type RecordedStep, type StepCall } from './graphs.js'
 import { type Scheduling, type StrategyName, strategyNames } from './options.js'
 import { StepTimer } from './timer.js'
+import type { Trial } from './trials.js'
 
 /** Native plans that stay: a switch back to one of them builds nothing. */
 const keptPlans = 8
@@ -112,22 +113,27 @@ export class StepRunner {
   run(stream: Stream, args: StepArgs): QueuedStep {
     const on = streamOf(stream)
     const recording = captureOn(stream) !== null
+    const { tokens } = args
+    const trial = recording ? null : this.#trialOf(stream, tokens)
+    const start = trial === null ? 0 : performance.now()
+    let tried: ExecPlan | null = null
     if (!recording) {
       if (this.control.wanted !== this.#exec.wanted) this.#follow(stream)
+      if (trial?.during === true) tried = this.#tried(trial, stream)
       if (stream !== this.#last) this.#place(stream)
     }
-    const exec = this.#confined ? this.#within(stream) : this.#exec
+    const exec = tried ?? (this.#confined ? this.#within(stream) : this.#exec)
     const call: StepCall = { stream: on, ...args }
     this.#step ??= new LayerStep(this.#layer, this.#ring, call)
     const step = this.#step
     step.call = call
     step.plan = exec.handle
-    const { tokens } = args
     const byGraph = this.graphs !== null && tokens <= this.#maxTokens && !recording
     // A step without tokens replays the graph of one.
     const bucket = byGraph ? tokenBucket(tokens === 0 ? 1 : tokens) : 0
     const key = byGraph ? exec.graphKey(this.#streamId, args.logits !== null, bucket) : ''
-    const timer = this.#timer?.armed && this.#representative(stream, recording, key) ? this.#timer : null
+    const wantsTime = trial === null ? this.#timer?.idle : trial.timing && this.#timer?.armed
+    const timer = wantsTime && this.#representative(stream, recording, key) ? this.#timer : null
     timer?.begin(stream)
     let stats: Promise<RawStepStats> | undefined
     if (this.graphs === null || !byGraph) stats = step.eager()
@@ -137,6 +143,7 @@ export class StepRunner {
       stats = this.graphs.run(key, step).value
     }
     timer?.end(stream, exec.strategy, tokens)
+    trial?.stepped(exec.strategy, timer !== null, (performance.now() - start) * 1e3)
     this.#queued++
     this.#steps[exec.strategy]++
     if (!recording) {
@@ -192,9 +199,7 @@ export class StepRunner {
     const start = performance.now()
     if (this.#throttled && start < this.#notBefore) return
     this.#sinceUpdate = 0
-    const timed = this.#timer?.take() ?? null
-    if (timed !== null) this.control.observeUsual(timed)
-    this.control.update(this.#queued)
+    this.control.update(this.#queued, this.#timer?.take())
     const end = performance.now()
     this.#notBefore = end + (end - start) / controlShare
   }
@@ -211,6 +216,25 @@ export class StepRunner {
     } catch (error) {
       if (isDeviceError(error)) throw error
       this.control.keep(this.#queued, this.#exec.wanted, error)
+    }
+  }
+
+  /** The trial that a step may be part of: it is on the layer's own stream, and as large as the steps that the trial is for. */
+  #trialOf(stream: Stream, tokens: number): Trial | null {
+    const trial = this.control.trials?.running ?? null
+    if (trial === null || stream !== this.#home || !this.control.usual(tokens)) return null
+    return tokenBucket(tokens) === trial.bucket ? trial : null
+  }
+
+  /** The plan of the strategy that is tried; `null` where it cannot be built, which ends the trial. */
+  #tried({ wanted }: Trial, stream: Stream): ExecPlan | null {
+    try {
+      orderBehindStream(stream, this.#last)
+      return this.#plans.get(wanted, stream)
+    } catch (error) {
+      if (isDeviceError(error)) throw error
+      this.control.trialFailed(this.#queued, error)
+      return null
     }
   }
 

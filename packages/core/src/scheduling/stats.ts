@@ -7,6 +7,7 @@ import type { SchedulingFailure } from './errors.js'
 import type { StrategyName } from './options.js'
 import type { StepPlan } from './plan.js'
 import type { StepRunner } from './runner.js'
+import type { TrialStats } from './trials.js'
 
 /** What decides, and what was decided. */
 export interface StrategyStats {
@@ -21,6 +22,8 @@ export interface StrategyStats {
   /** Failures that the layer went on after, and the last one. */
   readonly failures: number
   readonly lastFailure: SchedulingFailure | null
+  /** Strategies that 'auto' has tried; `null` where it does not. */
+  readonly trials: TrialStats | null
 }
 
 /** The slices of a layer. */
@@ -80,6 +83,7 @@ export function schedulingStats(runner: StepRunner, tokens: number): SchedulingS
       changes: control.changes,
       failures: failures.count,
       lastFailure: failures.last,
+      trials: control.trials?.stats() ?? null,
     },
     slices: slicing && {
       plan: plan.slices ?? slicing.manager.plan,
