@@ -137,9 +137,9 @@ export const calibrationResult: CalibrationResult = {
     {
       shape: 'olmoe-1b-7b',
       rows: 30,
-      parameters: {},
-      fitted: { meanError: 0.02, maxError: 0.05 },
-      heldOut: { meanError: 0.04, maxError: 0.12 },
+      fitted: { meanError: 0.02, p95Error: 0.04, maxError: 0.05 },
+      heldOut: { meanError: 0.04, p95Error: 0.08, maxError: 0.12 },
+      regimes: [],
     },
   ],
 }

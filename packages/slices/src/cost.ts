@@ -16,7 +16,11 @@
  *     step = stepUs + perSliceUs · (slices - 1) + perAssignmentUs · Σ_e a_e
  *          + max(max_s slice_s, Σ_e bytes(a_e) / bandwidth(all))
  *
- * What a real device's kernels need of this is fitted by `calibrate` of the simulator.
+ * Two terms more, off unless given, are of several slices at once. Beside each other they ask for more than the memory has (bandwidth(n) is concave),
+ * and with `contention` κ each reads 1 + κ · (Σ_s bandwidth(n_s) / bandwidth(all) - 1) times as long. And kernels that find their slice's tiles by
+ * walking those of all slices spend `walkUs` · (experts with work) / n.
+ *
+ * What a real device's kernels need of this is fitted by `calibrate` and `calibrateRegimes` of the simulator.
  */
 import { checkInteger, checkNumber, checkOneOf, checkOptions } from '@nexus/native'
 import { type Curve, type DeviceDescription, interpolate } from './device.js'
@@ -70,6 +74,16 @@ export interface CostModel {
    * @default 0
    */
   readonly perAssignmentUs?: number
+  /**
+   * How much several slices are in each other's way at the memory: 0 (not at all) to 1 (as if all of them read all the time).
+   * @default 0
+   */
+  readonly contention?: number
+  /**
+   * With several slices: microseconds of one SM that each slice spends on an expert with work, its own or not.
+   * @default 0
+   */
+  readonly walkUs?: number
 }
 
 /** The shape of a layer's gated experts: [hiddenDim, inputDim] twice and [outputDim, hiddenDim]. */

@@ -35,6 +35,8 @@ export class Workload {
   /** Of all experts. */
   assignments = 0
   #bytesOfAll = 0
+  /** Experts with work; of an expected count below 1, the probability. */
+  #present = 0
   #fills = 0
   readonly #speeds = new Map<number, Speed>()
   // By slice.
@@ -67,7 +69,7 @@ export class Workload {
     const { bytes, flops, overheadUs: overhead } = this
     const { weightBytes, assignmentBytes, assignmentFlop, overheadUs, rowTile = 1, extraRows = 0 } = cost
     const plainRows = rowTile === 1 && extraRows === 0
-    let [bytesOfAll, assignments] = [0, 0]
+    let [bytesOfAll, assignments, presentOfAll] = [0, 0, 0]
     for (let e = 0; e < experts; e++) {
       const a = load[e] ?? 0
       own[e] = a
@@ -84,8 +86,10 @@ export class Workload {
       overhead[e] = overheadUs * present
       bytesOfAll += moved
       assignments += a
+      presentOfAll += present
     }
     this.assignments = assignments
+    this.#present = presentOfAll
     this.#bytesOfAll = bytesOfAll
   }
 
@@ -129,9 +133,17 @@ export class Workload {
       this.#arithmeticUs[s] = 0
       total += n
     }
+    if (cost?.contention && slices > 1) this.#contend(cost, cost.contention, sms, total)
     if (cost === null) this.#assign(sms)
     else if (cost.overlap === 'slice') this.#together(cost.exposed ?? 0, slices)
     else this.#inTurn(cost.exposed ?? 0)
+    if (cost?.walkUs && slices > 1) {
+      const walk = cost.walkUs * this.#present
+      for (let s = 0; s < slices; s++) {
+        const us = this.#sliceUs[s] ?? 0
+        if (us > 0) this.#sliceUs[s] = us + walk / (sms[s] ?? 1)
+      }
+    }
     const sliceUs: number[] = []
     let longest = 0
     for (let s = 0; s < slices; s++) {
@@ -142,6 +154,14 @@ export class Workload {
     if (cost === null) return { stepUs: longest, sliceUs }
     const inside = Math.max(longest, (this.#bytesOfAll * 1e6) / interpolate(cost.bandwidth, total))
     return { stepUs: inside + outsideUs(cost, slices, this.assignments), sliceUs }
+  }
+
+  /** Slices that together ask for more than the memory has read more slowly. */
+  #contend(cost: CostModel, contention: number, sms: readonly number[], total: number): void {
+    let asked = 0
+    for (const n of sms) asked += interpolate(cost.bandwidth, n)
+    const slower = 1 + contention * Math.max(0, asked / interpolate(cost.bandwidth, total) - 1)
+    for (let s = 0; s < sms.length; s++) this.#perByte[s] = (this.#perByte[s] ?? 0) * slower
   }
 
   #assign(sms: readonly number[]): void {

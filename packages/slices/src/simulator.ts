@@ -19,6 +19,13 @@ export {
   type StepMeasurement,
   type StepMeasurements,
 } from './simulator/measurements.js'
+export {
+  calibrateRegimes,
+  costFor,
+  type Regime,
+  type RegimeCalibration,
+  type RegimeParameters,
+} from './simulator/regimes.js'
 export { type SimulateOptions, type SimulationResult, simulate, simulateAll } from './simulator/simulate.js'
 export {
   recordedTrace,

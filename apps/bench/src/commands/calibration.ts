@@ -1,4 +1,5 @@
 /** `nexus-bench calibration` */
+import { readFileSync } from 'node:fs'
 import { defineCommand } from 'citty'
 import { parseShape } from '../shapes.js'
 import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress } from './arguments.js'
@@ -13,6 +14,11 @@ const args = {
     default: '0.3,0.5,0.7',
   },
   samples: { type: 'string', description: 'steps that each median is of', default: '200' },
+  from: {
+    type: 'string',
+    description: 'measure nothing: fit anew to the measurements of this result file of an H200',
+    valueHint: 'FILE',
+  },
   ...deviceArg,
   ...outputArgs,
 } as const
@@ -22,10 +28,27 @@ export const details =
   'Step times by shape, load and layout, and the cost model fitted to them: how far the simulator is from this device, on steps that the ' +
   'fit did not see. Every shape with every token count, skew and layout is a step.'
 
+function read(path: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8'))
+  } catch (error) {
+    throw new RangeError(`--from: ${path}: ${error instanceof Error ? error.message : String(error)}`)
+  }
+}
+
 export default defineCommand({
   meta: { name: 'calibration', description: 'Step times by shape, load and layout, and the cost model fitted to them' },
   args,
   async run({ args: given }) {
+    if (given.from !== undefined) {
+      const [{ refit }, { calibrationSection }, { h200 }] = await Promise.all([
+        import('../scheduling/calibration.js'),
+        import('../sections/calibration.js'),
+        import('@nexus/slices'),
+      ])
+      const result = refit(read(given.from), h200, progress)
+      return deliver(result, given, () => calibrationSection('calibration', result))
+    }
     const parts = numbers('parts', given.parts, true)
     for (const part of parts) if (part >= 1) throw new RangeError(`--parts: ${part} is not below 1`)
     const options = {

@@ -4,6 +4,7 @@
  */
 import {
   type AllocationPolicy,
+  type DeviceDescription,
   describeDevice,
   Event,
   MoELayer,
@@ -13,10 +14,11 @@ import {
   tenant,
 } from '@nexus/core'
 import {
-  agreement,
-  calibrate,
-  crossValidate,
+  type Agreement,
+  calibrateRegimes,
+  checkMeasurements,
   type MeasuredShape,
+  type RegimeParameters,
   type StepMeasurement,
   type StepMeasurements,
 } from '@nexus/slices/simulator'
@@ -41,14 +43,34 @@ export interface CalibrationResult {
   readonly what: string
   readonly environment: Environment
   readonly measurements: StepMeasurements
-  readonly fits: readonly {
-    readonly shape: string
+  readonly fits: readonly CalibrationFit[]
+}
+
+/** How far predicted steps are from measured ones: parts of 1. */
+export interface FitErrors {
+  readonly meanError: number
+  /** 95 % of the steps are at most this far off. */
+  readonly p95Error: number
+  readonly maxError: number
+}
+
+/** The cost models of a shape, and how far they are off. */
+export interface CalibrationFit {
+  readonly shape: string
+  readonly rows: number
+  /** Of the rows that were fitted. */
+  readonly fitted: FitErrors
+  /** Of each row by a fit to the others of its regime. */
+  readonly heldOut: FitErrors
+  /** By tokens of a step. */
+  readonly regimes: readonly {
+    readonly tokens: number
     readonly rows: number
-    readonly parameters: unknown
-    /** Of the rows that were fitted. */
-    readonly fitted: { readonly meanError: number; readonly maxError: number }
-    /** Of rows that the fit did not see, by folds. */
-    readonly heldOut: { readonly meanError: number; readonly maxError: number }
+    readonly parameters: RegimeParameters
+    readonly fitted: FitErrors
+    readonly heldOut: FitErrors | null
+    /** The row that is furthest off when it is held out. */
+    readonly worst: { readonly sms: readonly number[]; readonly busiest: number; readonly error: number } | null
   }[]
 }
 
@@ -93,32 +115,66 @@ export async function calibrationBench(options: CalibrationOptions): Promise<Cal
     shapes,
     rows,
   }
-  const fits = []
-  for (const { name } of options.shapes) {
-    const fit = calibrate(measurements, { shape: name, device: description })
-    const heldOut = crossValidate(measurements, { shape: name, device: description })
-    const fitted = agreement(
-      rows.filter((row) => row.shape === name),
-      fit.cost,
-    )
-    onProgress(
-      `${name}: error ${(fitted.maxError * 100).toFixed(1)} % fitted, ${(heldOut.maxError * 100).toFixed(1)} % held out, at most`,
-    )
-    fits.push({
-      shape: name,
-      rows: rows.filter((row) => row.shape === name).length,
-      parameters: fit.parameters,
-      fitted: { meanError: fitted.meanError, maxError: fitted.maxError },
-      heldOut: { meanError: heldOut.meanError, maxError: heldOut.maxError },
-    })
-  }
   return {
     kind: 'calibration',
     what: 'step times by shape, load and layout; the cost model fitted to them, and held against rows that the fit did not see',
     environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
     measurements,
-    fits,
+    fits: fitsOf(measurements, description, onProgress),
   }
+}
+
+/** Cost models fitted to measurements, by shape. Needs no device. */
+function fitsOf(
+  measurements: StepMeasurements,
+  device: DeviceDescription,
+  onProgress: (line: string) => void,
+): CalibrationFit[] {
+  return measurements.shapes.map(({ name }) => {
+    const { regimes, agreement, heldOut } = calibrateRegimes(measurements, { shape: name, device })
+    const [fitted, held] = [errorsOf(agreement), errorsOf(heldOut)]
+    const text = (e: FitErrors) => `${(e.maxError * 100).toFixed(1)} %`
+    onProgress(`${name}: error ${text(fitted)} fitted, ${text(held)} held out, at most`)
+    return {
+      shape: name,
+      rows: agreement.rows.length,
+      fitted,
+      heldOut: held,
+      regimes: regimes.map((regime) => ({
+        tokens: regime.tokens,
+        rows: regime.agreement.rows.length,
+        parameters: regime.parameters,
+        fitted: errorsOf(regime.agreement),
+        heldOut: regime.heldOut && errorsOf(regime.heldOut),
+        worst: worstOf(regime.heldOut),
+      })),
+    }
+  })
+}
+
+function errorsOf({ rows, meanError, maxError }: Agreement): FitErrors {
+  const sizes = rows.map(({ error }) => Math.abs(error))
+  return { meanError, p95Error: sizes.length === 0 ? 0 : quantile(sizes, 0.95), maxError }
+}
+
+function worstOf(agreement: Agreement | null) {
+  if (agreement === null || agreement.rows.length === 0) return null
+  const { row, error } = agreement.rows.reduce((a, b) => (Math.abs(b.error) > Math.abs(a.error) ? b : a))
+  return { sms: row.sms, busiest: Math.max(...row.counts), error }
+}
+
+/**
+ * A result file with its fits computed anew from its measurements: without a device, the environment as it was measured.
+ * @param device - whose curves are scaled; of as many SMs as were measured
+ * @throws TypeError or RangeError that names what is wrong with the file
+ */
+export function refit(file: unknown, device: DeviceDescription, onProgress: (line: string) => void): CalibrationResult {
+  const result = file as CalibrationResult | null
+  if (typeof result !== 'object' || result === null || result.kind !== 'calibration') {
+    throw new TypeError("expected a result file of kind 'calibration'")
+  }
+  const measurements = checkMeasurements(result.measurements)
+  return { ...result, measurements, fits: fitsOf(measurements, device, onProgress) }
 }
 
 async function measureShape(

@@ -1,10 +1,16 @@
 /** A file of `bench calibration` as a section. */
 import { percent, table } from '../markdown.js'
-import type { CalibrationResult } from '../scheduling/calibration.js'
+import type { CalibrationResult, FitErrors } from '../scheduling/calibration.js'
 import { head } from './head.js'
 
 /** The agreement that is aimed at. */
 const aim = 0.1
+
+const errorColumns = ['fitted: max', '95 %', 'mean', 'held out: max', '95 %', 'mean']
+const errors = (fitted: FitErrors, heldOut: FitErrors | null): string[] =>
+  [fitted, heldOut].flatMap((e) =>
+    e === null ? ['–', '–', '–'] : [e.maxError, e.p95Error, e.meanError].map((part) => percent(part)),
+  )
 
 export function calibrationSection(file: string, result: CalibrationResult): string {
   const { fits, measurements } = result
@@ -13,10 +19,21 @@ export function calibrationSection(file: string, result: CalibrationResult): str
     const own = measurements.rows.filter((row) => row.shape === shape)
     const tokens = [...new Set(own.map((row) => row.tokens))].join(', ')
     const tiered = own.filter(({ strategy }) => strategy === 'tiered').length
-    const errors = [fitted, heldOut].flatMap((e) => [percent(e.maxError), percent(e.meanError)])
-    return [shape, tokens, String(rows), String(tiered), ...errors]
+    return [shape, tokens, String(rows), String(tiered), ...errors(fitted, heldOut)]
   })
-  const columns = ['shape', 'tokens', 'steps', 'of them tiered', 'fitted: max', 'mean', 'held out: max', 'mean']
+  const columns = ['shape', 'tokens', 'steps', 'of them tiered', ...errorColumns]
+  const byRegime = fits.flatMap(({ shape, regimes }) =>
+    regimes.map(({ tokens, rows, fitted, heldOut, worst }) => [
+      shape,
+      String(tokens),
+      String(rows),
+      ...errors(fitted, heldOut),
+      worst === null
+        ? '–'
+        : `${worst.sms.join(' + ')} SMs, at most ${worst.busiest} rows an expert: ${percent(worst.error)}`,
+    ]),
+  )
+  const regimeColumns = ['shape', 'tokens', 'steps', ...errorColumns, 'furthest off']
   return `${head(file, result.environment, result.what)}
 ${
   over.length === 0
@@ -25,5 +42,13 @@ ${
 }
 
 ${table(columns, body, 2)}
+${
+  byRegime.length === 0
+    ? ''
+    : `
+Each number of tokens is a regime of its own, because kernels differ; a step is held out by a fit to the others of its regime.
+
+${table(regimeColumns, byRegime, 2)}
 `
+}`
 }

@@ -171,7 +171,8 @@ function fit(
   return { cost: modelOf(device, shape, parameters, form), parameters }
 }
 
-function prepare(measurements: StepMeasurements, options: CalibrateOptions | undefined, least: number) {
+/** @internal What a calibration is of: checked, of one shape. */
+export function prepare(measurements: StepMeasurements, options: CalibrateOptions | undefined, least: number) {
   const checked = checkMeasurements(measurements)
   const device = checkDevice('options.device', options?.device ?? h200)
   if (checked.sms !== device.sms) {

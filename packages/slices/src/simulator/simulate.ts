@@ -18,8 +18,11 @@ import type { Trace } from './traces.js'
 export interface SimulateOptions {
   /** @default h200 */
   readonly device?: DeviceDescription
-  /** @default that of gated experts 2048 × 768 (Qwen3-30B-A3B) on the device */
-  readonly cost?: CostModel
+  /**
+   * One for all steps, or by the assignments of a step (a decision: of the mean step that the profiler knows).
+   * @default that of gated experts 2048 × 768 (Qwen3-30B-A3B) on the device
+   */
+  readonly cost?: CostModel | ((assignments: number) => CostModel)
   /**
    * Slices, at most.
    * @default 3
@@ -110,7 +113,8 @@ export function simulateAll(
 ): SimulationResult[] {
   checkOptions('options', options, optionKeys)
   const device = checkDevice('options.device', options?.device ?? h200)
-  const cost = options?.cost ?? gatedExpertCost(device, { inputDim: 2048, hiddenDim: 768 })
+  const given = options?.cost ?? gatedExpertCost(device, { inputDim: 2048, hiddenDim: 768 })
+  const costOf = (load: ArrayLike<number>) => (typeof given === 'function' ? given(sum(load)) : given)
   const interval = checkInteger('options.intervalSteps', options?.intervalSteps ?? 8, 1)
   const warmup = checkInteger('options.warmupSteps', options?.warmupSteps ?? 256, 0)
   const migrateUs = checkNumber('options.migrateUs', options?.migrateUs ?? 0, 0)
@@ -124,29 +128,37 @@ export function simulateAll(
     switchUs: checkNumber('options.switchUs', options?.switchUs ?? 3, 0),
   }
   const profiler = new ExpertProfiler({ ...options?.profiler, numExperts: trace.numExperts })
-  const runs = list.map((policy) => new Run(policy, constraints, cost, migrateUs))
+  const runs = list.map((policy) => new Run(policy, constraints, migrateUs))
   let oracleUs = 0
   for (const [step, counts] of trace.counts.entries()) {
     if (step >= warmup) {
       if ((step - warmup) % interval === 0) {
         const { experts, windowSteps, forecast } = profiler.snapshot()
+        const load = experts.map((expert) => expert.count / Math.max(1, windowSteps))
         const known = {
           step,
-          load: experts.map((expert) => expert.count / Math.max(1, windowSteps)),
+          load,
           temperatures: profiler.temperatures(),
           forecast,
           constraints,
-          cost,
+          cost: costOf(load),
         }
         for (const run of runs) run.decide(known)
       }
-      for (const run of runs) run.step(counts)
+      const cost = costOf(counts)
+      for (const run of runs) run.step(counts, cost)
       if (withOracle) oracleUs += arrange(counts, constraints, cost).predictedUs
     }
     profiler.record({ counts })
   }
   const steps = Math.max(0, trace.counts.length - warmup)
   return runs.map((run) => run.result(trace.name, steps, withOracle ? oracleUs : null))
+}
+
+function sum(values: ArrayLike<number>): number {
+  let total = 0
+  for (let i = 0; i < values.length; i++) total += values[i] ?? 0
+  return total
 }
 
 /** Steps whose busy times make the utilization, and the fewest that do. */
@@ -171,7 +183,6 @@ export function utilizationOf(steps: readonly (readonly number[])[]): number[] |
 class Run {
   readonly #policy: AllocationPolicy
   readonly #constraints: Constraints
-  readonly #cost: CostModel
   readonly #migrateUs: number
   #current: CurrentPlacement | null = null
   /** Busy times of the last steps in these sizes. */
@@ -181,10 +192,9 @@ class Run {
   #movedSms = 0
   #migrations = 0
 
-  constructor(policy: AllocationPolicy, constraints: Constraints, cost: CostModel, migrateUs: number) {
+  constructor(policy: AllocationPolicy, constraints: Constraints, migrateUs: number) {
     this.#policy = policy
     this.#constraints = constraints
-    this.#cost = cost
     this.#migrateUs = migrateUs
   }
 
@@ -212,9 +222,9 @@ class Run {
     this.#current = { sms, sliceOf, sinceStep: before === null || movedSms > 0 ? known.step : before.sinceStep }
   }
 
-  step(counts: ArrayLike<number>): void {
+  step(counts: ArrayLike<number>, cost: CostModel): void {
     if (this.#current === null) return
-    const { stepUs, sliceUs } = predictStep(this.#cost, counts, this.#current)
+    const { stepUs, sliceUs } = predictStep(cost, counts, this.#current)
     this.#makespanUs += stepUs
     this.#busy.push(sliceUs)
     if (this.#busy.length > busySteps) this.#busy.shift()
