@@ -109,7 +109,7 @@ describe.skipIf(reason !== null)(`energy first${reason === null ? '' : ` (${reas
 
 it.skipIf(reason !== null)('leaves nothing behind', async () => {
   // Those of the tests before may still be on their way out.
-  await expect.poll(() => SlicePartition.live).toBe(0)
+  await expect.poll(() => SlicePartition.live, { timeout: 20_000 }).toBe(0)
   const before = await liveBuffers('cpu')
   const gpu = fakeGpu()
   gpu.watts(100)
@@ -120,6 +120,6 @@ it.skipIf(reason !== null)('leaves nothing behind', async () => {
   found.step().dispose()
   found.dispose()
   for (const part of [monitor, x, layer, gpu]) part.dispose()
-  await expect.poll(() => SlicePartition.live).toBe(0)
-  await expect.poll(() => liveBuffers('cpu')).toBe(before)
+  await expect.poll(() => SlicePartition.live, { timeout: 20_000 }).toBe(0)
+  await expect.poll(() => liveBuffers('cpu'), { timeout: 20_000 }).toBe(before)
 })

@@ -74,7 +74,7 @@ describe.skipIf(missingAddon !== null)(`latency bounded${missingAddon === null ?
 
   it('both tenants have the bits of their undivided layers through every resize', async () => {
     // Those of the tests before may still be on their way out.
-    await expect.poll(() => SlicePartition.live).toBe(0)
+    await expect.poll(() => SlicePartition.live, { timeout: 20_000 }).toBe(0)
     const before = await liveBuffers('cpu')
     const [decode, prefill] = [makeLayer('cpu', shape), makeLayer('cpu', { ...shape, seed: 5 })]
     const many = Tensor.randn([64, shape.inputDim], { device: 'cpu', seed: 6 })
@@ -105,8 +105,8 @@ describe.skipIf(missingAddon !== null)(`latency bounded${missingAddon === null ?
     expect(await ((await last.done()) as Tensor).toArray()).toEqual(expectedRows)
     scheduler.dispose()
     for (const part of [many, routed, decode, prefill]) part.dispose()
-    await expect.poll(() => SlicePartition.live).toBe(0)
-    await expect.poll(() => liveBuffers('cpu')).toBe(before)
+    await expect.poll(() => SlicePartition.live, { timeout: 20_000 }).toBe(0)
+    await expect.poll(() => liveBuffers('cpu'), { timeout: 20_000 }).toBe(before)
   })
 
   it('a tenant that throws rejects that step alone', async () => {
