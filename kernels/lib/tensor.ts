@@ -102,10 +102,9 @@ export class Tensor {
     if (source.array.length !== size) {
       throw new RangeError(`data: expected ${size} elements for shape ${describe(shape)}, got ${source.array.length}`)
     }
-    const tensor = Tensor.empty(shape, { ...options, dtype })
-    const { handle, stream } = orderedInternals(tensor)
-    call((b) => b.native.upload(streamOf(stream), handle, 0, source.array, dtypeCode[source.dtype], dtypeCode[dtype]))
-    return tensor
+    return filled(Tensor.empty(shape, { ...options, dtype }), ({ handle, stream }) => {
+      call((b) => b.native.upload(streamOf(stream), handle, 0, source.array, dtypeCode[source.dtype], dtypeCode[dtype]))
+    })
   }
 
   /**
@@ -128,10 +127,9 @@ export class Tensor {
   /** @throws as `from` */
   static zeros(shape: readonly number[], options: TensorOptions = {}): Tensor {
     checkOptions('Tensor.zeros', options, tensorKeys)
-    const tensor = Tensor.empty(shape, options)
-    const { handle, stream } = orderedInternals(tensor)
-    call((b) => b.native.bufferFill(streamOf(stream), handle, 0))
-    return tensor
+    return filled(Tensor.empty(shape, options), ({ handle, stream }) => {
+      call((b) => b.native.bufferFill(streamOf(stream), handle, 0))
+    })
   }
 
   /**
@@ -145,10 +143,10 @@ export class Tensor {
     const scale = checkNumber('scale', givenScale ?? 1)
     if (options.dtype === 'i32') throw new RangeError("dtype: expected one of 'f32', 'bf16', 'f16', got 'i32'")
     const tensor = Tensor.empty(shape, rest)
-    const { handle, stream } = orderedInternals(tensor)
     const { size, dtype } = tensor
-    call((b) => b.native.fillNormal(streamOf(stream), handle, dtypeCode[dtype], size, seed, scale))
-    return tensor
+    return filled(tensor, ({ handle, stream }) => {
+      call((b) => b.native.fillNormal(streamOf(stream), handle, dtypeCode[dtype], size, seed, scale))
+    })
   }
 
   /** True after `dispose()`. */
@@ -249,6 +247,17 @@ export class Tensor {
 /** True for tensors, also those of another copy of this module. */
 export function isTensor(value: unknown): value is Tensor {
   return typeof value === 'object' && value !== null && Reflect.get(value, brand) === true
+}
+
+/** A new tensor, filled; its memory goes back at once when that cannot be queued. */
+function filled(tensor: Tensor, fill: (internals: { handle: BufferHandle; stream: Stream }) => void): Tensor {
+  try {
+    fill(orderedInternals(tensor))
+  } catch (error) {
+    tensor.dispose()
+    throw error
+  }
+  return tensor
 }
 
 /** The handle, and a stream on which it can be used after all that was queued for it. */

@@ -157,8 +157,11 @@ function same(a: readonly number[], b: readonly number[]): boolean {
   return true
 }
 
+/** Less than any count or mean of counts that there can be: with it, times and their reciprocals leave the range of numbers. */
+const nothing = 1e-100
+
 function anyPositive({ load, experts }: Workload): boolean {
-  for (let e = 0; e < experts; e++) if ((load[e] ?? 0) > 0) return true
+  for (let e = 0; e < experts; e++) if ((load[e] ?? 0) > nothing) return true
   return false
 }
 

@@ -372,6 +372,14 @@ describe('a decision does not depend on the ones before', () => {
       { numRuns: 60 },
     )
   })
+  test('loads too small to be any are none: an even arrangement, whatever came before', () => {
+    const tiny = [4e-323, 0]
+    const model = { ...cost, overlap: 'slice' as const, exposed: 0.3, rowTile: 16 }
+    arrange([8e-323, 5.6e-92, 3], { ...chip, sms: 64, slices: 5 }, null)
+    const { sms, sliceOf } = arrange(tiny, chip, model)
+    for (const slice of sliceOf) expect(slice).toBeLessThan(sms.length)
+    expect(new Set(sliceOf).size).toBe(2)
+  })
   test('hot experts come first: each slice has only experts with no less load than the next one, and equal loads by number', () => {
     fc.assert(
       fc.property(load, (counts) => {
