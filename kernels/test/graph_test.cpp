@@ -5,6 +5,7 @@
 #include <future>
 #include <thread>
 
+#include "execution.h"
 #include "harness.h"
 #include "nexus/step.h"
 
@@ -15,29 +16,6 @@ using namespace std::chrono_literals;
 namespace {
 
 const DeviceId kCpu{-1};
-
-std::vector<uint8_t> download(const std::shared_ptr<Stream>& stream, const void* data, size_t bytes) {
-  const auto host = HostBuffer::allocate(stream->device(), bytes);
-  stream->copy(host->data(), data, bytes);
-  stream->synchronize();
-  std::vector<uint8_t> out(bytes);
-  std::memcpy(out.data(), host->data(), bytes);
-  return out;
-}
-
-bool all_equal(const std::vector<uint8_t>& v, int byte) {
-  for (uint8_t x : v)
-    if (x != byte) return false;
-  return true;
-}
-
-std::exception_ptr completion_of(const std::shared_ptr<Stream>& stream) {
-  auto promise = std::make_shared<std::promise<std::exception_ptr>>();
-  auto future = promise->get_future();
-  on_complete(stream, [promise](std::exception_ptr e) { promise->set_value(std::move(e)); });
-  if (future.wait_for(20s) != std::future_status::ready) NEXUS_FAIL("no completion came");
-  return future.get();
-}
 
 /// Each byte of `cells` takes its left neighbour's value: what a launch computes depends on every launch before it.
 void shift(const std::shared_ptr<Stream>& stream, void* cells, void* spare, size_t n) {
@@ -385,15 +363,6 @@ TEST("graphs: captured, launched and dropped 200 times, they leave no memory and
     const auto stream = Stream::create(device), other = Stream::create(device);
     const auto buffer = Buffer::allocate(stream, 4096);
     const auto forked = Event::create(device), joined = Event::create(device);
-    const auto threads = [] {
-      int count = 0;
-      if (std::FILE* file = std::fopen("/proc/self/status", "r")) {
-        char line[256];
-        while (std::fgets(line, sizeof line, file) != nullptr) (void)std::sscanf(line, "Threads: %d", &count);
-        std::fclose(file);
-      }
-      return count;
-    };
     int threads_when_warm = 0;
     int64_t held_when_warm = 0, held = 0;
     for (int i = 0; i < 200; ++i) {
@@ -411,10 +380,10 @@ TEST("graphs: captured, launched and dropped 200 times, they leave no memory and
         const auto now = memory_stats(device);
         held = device.is_cpu() ? now.live_bytes : now.total_bytes - now.free_bytes;
       }
-      if (i == 49) held_when_warm = held, threads_when_warm = threads();
+      if (i == 49) held_when_warm = held, threads_when_warm = threads_of_process();
     }
     CHECK_LE(held, held_when_warm + (device.is_cpu() ? 0 : int64_t{8} << 20));
-    CHECK_LE(threads(), threads_when_warm);
+    CHECK_LE(threads_of_process(), threads_when_warm);
   }
 }
 

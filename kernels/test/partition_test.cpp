@@ -1,9 +1,6 @@
 // Partitions as runtime.h promises them: disjoint units, honest grants, streams that keep to their slice. The CPU's
 // virtual workers here; the SMs of cuda:0 as far as they show without a kernel (the proof by %smid is the experts').
-#include <fcntl.h>
 #include <malloc.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -13,6 +10,7 @@
 #include <set>
 #include <thread>
 
+#include "execution.h"
 #include "harness.h"
 
 using namespace nexus;
@@ -22,16 +20,6 @@ using namespace std::chrono_literals;
 namespace {
 
 const DeviceId kCpu{-1};
-
-int threads_of_process() {
-  int count = 0;
-  if (std::FILE* file = std::fopen("/proc/self/status", "r")) {
-    char line[256];
-    while (std::fgets(line, sizeof line, file) != nullptr) (void)std::sscanf(line, "Threads: %d", &count);
-    std::fclose(file);
-  }
-  return count;
-}
 
 /// The workers that ran the indices of a loop on `stream`; every index waits a little, so that all have time to come.
 std::set<int> workers_of(const std::shared_ptr<Stream>& stream, int64_t n = 64) {
@@ -57,29 +45,6 @@ std::set<int> range(int begin, int end) {
 std::vector<int> whole_device(const PartitionInfo& info) {
   const int step = std::max(info.granularity, info.minimum);
   return {step, 2 * step, info.units - 3 * step};
-}
-
-bool is_child() { return std::getenv("NEXUS_TEST_CHILD") != nullptr; }
-
-int run_in_child(const std::string& filter, const std::string& name, const std::string& value) {
-  std::vector<std::string> variables{name + "=" + value, "NEXUS_TEST_CHILD=1"};
-  for (char** v = environ; *v != nullptr; ++v)
-    if (std::string(*v).rfind(name + "=", 0) != 0) variables.push_back(*v);
-  std::vector<char*> environment;
-  for (auto& v : variables) environment.push_back(v.data());
-  environment.push_back(nullptr);
-  std::string program = "/proc/self/exe", argument = filter;
-  char* arguments[] = {program.data(), argument.data(), nullptr};
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-  pid_t pid = 0;
-  const int error = posix_spawn(&pid, program.c_str(), &actions, nullptr, arguments, environment.data());
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) NEXUS_FAIL(std::string("posix_spawn: ") + std::strerror(error));
-  int status = 0;
-  waitpid(pid, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 }  // namespace

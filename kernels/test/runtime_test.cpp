@@ -1,7 +1,5 @@
 // The execution plane as its header promises it, on the CPU and, where there is one, on cuda:0.
 #include <fcntl.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -14,6 +12,7 @@
 #include <thread>
 
 #include "exec/block_cache.h"
+#include "execution.h"
 #include "harness.h"
 #include "nexus/combine.h"
 
@@ -57,30 +56,6 @@ void keep_busy(const std::shared_ptr<Stream>& stream) {
   for (int i = 0; i < 40; ++i) stream->fill(scratch->data(), i, scratch->bytes());
 }
 
-std::vector<uint8_t> download(const std::shared_ptr<Stream>& stream, const void* data, size_t bytes) {
-  const auto host = HostBuffer::allocate(stream->device(), bytes);
-  stream->copy(host->data(), data, bytes);
-  stream->synchronize();
-  std::vector<uint8_t> out(bytes);
-  if (bytes > 0) std::memcpy(out.data(), host->data(), bytes);
-  return out;
-}
-
-bool all_equal(const std::vector<uint8_t>& v, uint8_t byte) {
-  for (uint8_t x : v)
-    if (x != byte) return false;
-  return true;
-}
-
-/// The error that on_complete delivers for what is queued now; fails after 20 s.
-std::exception_ptr completion_of(const std::shared_ptr<Stream>& stream) {
-  auto promise = std::make_shared<std::promise<std::exception_ptr>>();
-  auto future = promise->get_future();
-  on_complete(stream, [promise](std::exception_ptr e) { promise->set_value(std::move(e)); });
-  if (future.wait_for(20s) != std::future_status::ready) NEXUS_FAIL("no completion came");
-  return future.get();
-}
-
 std::string message_of(const std::exception_ptr& error) {
   if (!error) return "";
   try {
@@ -89,30 +64,6 @@ std::string message_of(const std::exception_ptr& error) {
     return e.what();
   }
 }
-
-/// Runs the tests whose name contains `filter` in a process of its own, with one more variable set; returns its exit
-/// status.
-int run_in_child(const std::string& filter, const std::string& name, const std::string& value) {
-  std::vector<std::string> variables{name + "=" + value, "NEXUS_TEST_CHILD=1"};
-  for (char** v = environ; *v != nullptr; ++v)
-    if (std::string(*v).rfind(name + "=", 0) != 0) variables.push_back(*v);
-  std::vector<char*> environment;
-  for (auto& v : variables) environment.push_back(v.data());
-  environment.push_back(nullptr);
-  std::string program = "/proc/self/exe", argument = filter;
-  char* arguments[] = {program.data(), argument.data(), nullptr};
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-  pid_t pid = 0;
-  const int error = posix_spawn(&pid, program.c_str(), &actions, nullptr, arguments, environment.data());
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) NEXUS_FAIL(std::string("posix_spawn: ") + std::strerror(error));
-  int status = 0;
-  waitpid(pid, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-bool is_child() { return std::getenv("NEXUS_TEST_CHILD") != nullptr; }
 
 struct KeepThreads {
   int before = cpu_threads();

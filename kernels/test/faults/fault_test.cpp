@@ -1,15 +1,11 @@
 // The fault seam and what a fault leaves behind. Linked with the execution plane of NEXUS_FAULTS; the variable is set
 // anew by each test, sticky faults and hangs run in a process of their own.
-#include <fcntl.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <functional>
-#include <future>
 #include <thread>
 
+#include "execution.h"
 #include "harness.h"
 #include "nexus/step.h"
 
@@ -23,35 +19,6 @@ struct Fault {
   explicit Fault(const char* text) { setenv("NEXUS_FAULT", text, 1); }
   ~Fault() { unsetenv("NEXUS_FAULT"); }
 };
-
-bool is_child() { return std::getenv("NEXUS_TEST_CHILD") != nullptr; }
-int run_in_child(const std::string& filter) {
-  std::vector<std::string> variables{"NEXUS_TEST_CHILD=1"};
-  for (char** v = environ; *v != nullptr; ++v) variables.push_back(*v);
-  std::vector<char*> environment;
-  for (auto& v : variables) environment.push_back(v.data());
-  environment.push_back(nullptr);
-  std::string program = "/proc/self/exe", argument = filter;
-  char* arguments[] = {program.data(), argument.data(), nullptr};
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-  pid_t pid = 0;
-  const int error = posix_spawn(&pid, program.c_str(), &actions, nullptr, arguments, environment.data());
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) NEXUS_FAIL(std::string("posix_spawn: ") + std::strerror(error));
-  int status = 0;
-  waitpid(pid, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-std::exception_ptr completion_of(const std::shared_ptr<Stream>& stream) {
-  auto promise = std::make_shared<std::promise<std::exception_ptr>>();
-  auto future = promise->get_future();
-  on_complete(stream, [promise](std::exception_ptr e) { promise->set_value(std::move(e)); });
-  if (future.wait_for(20s) != std::future_status::ready) NEXUS_FAIL("no completion came");
-  return future.get();
-}
 
 }  // namespace
 

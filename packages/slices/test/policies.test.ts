@@ -383,7 +383,8 @@ describe('a decision does not depend on the ones before', () => {
   test('hot experts come first: each slice has only experts with no less load than the next one, and equal loads by number', () => {
     fc.assert(
       fc.property(load, (counts) => {
-        fc.pre(counts.length > 2 && counts.some((n) => n > 0))
+        // Loads too small to be any are an even one: the test above.
+        fc.pre(counts.length > 2 && counts.some((n) => n > 1e-100))
         const { sliceOf } = arrange(counts, chip, cost)
         // Closer loads than this are equal.
         const level = Math.max(...counts) / 2 ** 30

@@ -204,12 +204,17 @@ export function calibrate(measurements: StepMeasurements, options?: CalibrateOpt
 /**
  * The agreement with rows that a fit has not seen: the rows are dealt out to `folds` hands, and each hand is predicted by the fit to the
  * others.
- * @param folds 2 or more, at most as many as there are rows
  * @throws as {@link calibrate}
  */
 export function crossValidate(
   measurements: StepMeasurements,
-  options?: CalibrateOptions & { /** @default 4 */ readonly folds?: number },
+  options?: CalibrateOptions & {
+    /**
+     * 2 or more, at most as many as there are rows.
+     * @default 4
+     */
+    readonly folds?: number
+  },
 ): Agreement {
   checkOptions('options', options, ['device', 'shape', 'folds'])
   const { device, shape, rows } = prepare(measurements, options, 2)
