@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The `run` of a bundle: runs a command in the bundled workspace, with its own Node. Nothing else is needed.
 #   run test [vitest arguments]    C++ tests, then vitest, then one closing line; lists what was left out
+#   run sanitize [TOOL] …          the C++ tests under compute-sanitizer (`run sanitize --help`)
 #   run demo …                     nexus-demo, e.g. `run demo --device cuda`, `run demo doctor`
 #   run bench …                    the benchmarks
 #   run COMMAND …                  any other: `run vitest run packages/core`, `run node x.mjs`,
@@ -15,8 +16,9 @@ if ! "$here/bin/node" --version > /dev/null 2>&1; then
 fi
 cd "$here/workspace"
 case ${1:-} in
-  '' | help | --help) sed -n 's/^# \{0,1\}//p' "$here/run" | sed -n '2,7p'; exit 0 ;;
+  '' | help | --help) sed -n 's/^# \{0,1\}//p' "$here/run" | sed -n '2,8p'; exit 0 ;;
   test) shift; exec node scripts/test.mjs "$@" ;;
+  sanitize) shift; exec node scripts/sanitize.mjs "$@" ;;
   demo | bench) exec node scripts/app.mjs "$@" ;;
   *) exec "$@" ;;
 esac

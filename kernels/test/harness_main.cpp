@@ -1,4 +1,5 @@
-// main() of every C++ test program: `PROGRAM [FILTER]` runs the tests whose name contains FILTER.
+// main() of every C++ test program: `PROGRAM [FILTER]` runs the tests whose name contains FILTER, `PROGRAM --list`
+// prints the names.
 #include <chrono>
 #include <random>
 
@@ -15,6 +16,10 @@ uint64_t nexus::test::Random::seed() {
 int main(int argc, char** argv) {
   using namespace nexus::test;
   const std::string filter = argc > 1 ? argv[1] : "";
+  if (filter == "--list") {
+    for (const auto& c : cases()) std::printf("%s\n", c.name.c_str());
+    return 0;
+  }
   std::printf("seed %llu (NEXUS_TEST_SEED repeats it)\n", static_cast<unsigned long long>(Random::seed()));
   int passed = 0, failed = 0, skipped = 0;
   for (const auto& c : cases()) {

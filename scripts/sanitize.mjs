@@ -1,0 +1,163 @@
+// The C++ tests under compute-sanitizer, each in a process of its own and a few at once: the tool slows kernels down by
+// a hundred times and more, so a test has a time limit, and one that meets it is counted as not ended, not as clean.
+// Needs a GPU and the CUDA toolkit's compute-sanitizer; runs in a checkout and in the bundle.
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { root, stop } from './child.mjs'
+import { closingLine, parseClosingLine } from './totals.mjs'
+
+const TOOLS = ['memcheck', 'racecheck', 'synccheck', 'initcheck']
+const HELP = `Usage: node scripts/sanitize.mjs [${TOOLS.join(' | ')}] [options]
+
+Runs each C++ test under compute-sanitizer (memcheck unless told), several at once, and prints how each ended.
+
+  --filter TEXT         tests whose name contains it (repeat it for more)
+  --seconds N           a test's limit (120)
+  --total-seconds N     start no test after so long (500)
+  --jobs N              tests at once (half the cores, at most 8)
+  --logs FOLDER         keep what each test printed that was not clean
+  --program FILE        the test program (kernels/build/test/native_test)
+`
+// What the sanitizer ends with where it found something; no test program does.
+const FOUND = 86
+
+function options() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        filter: { type: 'string', multiple: true, default: [''] },
+        seconds: { type: 'string', default: '120' },
+        'total-seconds': { type: 'string', default: '500' },
+        jobs: { type: 'string', default: String(Math.max(1, Math.min(8, Math.floor(availableParallelism() / 2)))) },
+        logs: { type: 'string' },
+        program: { type: 'string', default: join(root, 'kernels', 'build', 'test', 'native_test') },
+        help: { type: 'boolean', short: 'h', default: false },
+      },
+    })
+  } catch (error) {
+    stop(`${error.message}; see --help`, 2)
+  }
+}
+
+function positive(name, text) {
+  const value = Number(text)
+  if (!Number.isFinite(value) || value <= 0) stop(`--${name}: expected a number over 0, got '${text}'`, 2)
+  return value
+}
+
+function sanitizer() {
+  for (const command of ['compute-sanitizer', '/usr/local/cuda/bin/compute-sanitizer']) {
+    if (spawnSync(command, ['--version'], { stdio: 'ignore' }).status === 0) return command
+  }
+  stop('compute-sanitizer is not on PATH: it comes with the CUDA toolkit')
+}
+
+const { values, positionals } = options()
+if (values.help) {
+  process.stdout.write(HELP)
+  process.exit(0)
+}
+const tool = positionals[0] ?? 'memcheck'
+if (!TOOLS.includes(tool) || positionals.length > 1)
+  stop(`expected one of ${TOOLS.join(', ')}, got '${positionals.join(' ')}'`, 2)
+const seconds = positive('seconds', values.seconds)
+const totalSeconds = positive('total-seconds', values['total-seconds'])
+const jobs = Math.ceil(positive('jobs', values.jobs))
+const program = resolve(values.program)
+if (!existsSync(program)) stop(`${program} is not there: npm run build`)
+const command = sanitizer()
+const listed = spawnSync(program, ['--list'], { encoding: 'utf8' })
+if (listed.status !== 0) stop(`${program} --list failed: ${listed.stderr}`)
+const names = listed.stdout.split('\n').filter((name) => name && values.filter.some((text) => name.includes(text)))
+if (names.length === 0) stop(`no test's name contains ${values.filter.map((text) => `'${text}'`).join(' or ')}`, 2)
+
+const running = new Set()
+let interrupted = false
+for (const signal of ['SIGINT', 'SIGTERM']) {
+  process.on(signal, () => {
+    interrupted = true
+    for (const child of running) kill(child)
+  })
+}
+// The sanitizer starts the test as a child of its own: both are one process group.
+function kill(child) {
+  try {
+    process.kill(-child.pid, 'SIGKILL')
+  } catch {
+    // it has just ended
+  }
+}
+
+/** How one test ends: clean, found (errors), failed (the test itself), skipped, or not ended in time. */
+function sanitize(name) {
+  return new Promise((done) => {
+    const args = ['--tool', tool, '--error-exitcode', String(FOUND), '--print-limit', '20', '--report-api-errors', 'no']
+    const child = spawn(command, [...args, program, name], {
+      detached: true,
+      stdio: ['ignore', 'pipe', 'pipe'],
+      // Each allocation is the driver's own, so that one past its end is seen.
+      env: { ...process.env, NEXUS_CUDA_POOL: '0' },
+    })
+    running.add(child)
+    let text = ''
+    let late = false
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => (text += chunk))
+    const timer = setTimeout(() => {
+      late = true
+      kill(child)
+    }, seconds * 1000)
+    child.on('error', (error) => (text += error.message))
+    child.on('close', (code) => {
+      clearTimeout(timer)
+      running.delete(child)
+      const totals = parseClosingLine(text)
+      const ended = late
+        ? 'not ended'
+        : code === FOUND
+          ? 'found'
+          : code !== 0 || totals === null
+            ? 'failed'
+            : totals.passed === 0
+              ? 'skipped'
+              : 'clean'
+      done({ name, ended, text })
+    })
+  })
+}
+
+const started = Date.now()
+const queue = [...names]
+const results = []
+async function work() {
+  while (queue.length > 0 && !interrupted) {
+    if (Date.now() - started > totalSeconds * 1000) return
+    const name = queue.shift()
+    const result = await sanitize(name)
+    results.push(result)
+    if (interrupted) return
+    const elapsed = Math.round((Date.now() - started) / 1000)
+    process.stdout.write(`${result.ended.padEnd(9)} ${name} (${elapsed} s, ${results.length}/${names.length})\n`)
+    if (result.ended === 'clean' || result.ended === 'skipped') continue
+    if (values.logs !== undefined) {
+      mkdirSync(values.logs, { recursive: true })
+      writeFileSync(join(values.logs, `${tool}-${name.replace(/[^\w]+/g, '-').slice(0, 80)}.log`), result.text)
+    }
+    if (result.ended !== 'not ended') process.stdout.write(`${result.text.split('\n').slice(-25).join('\n')}\n`)
+  }
+}
+await Promise.all(Array.from({ length: jobs }, work))
+if (interrupted) process.exit(130)
+
+const count = (...ends) => results.filter((result) => ends.includes(result.ended)).length
+const left = names.length - results.length
+process.stdout.write(
+  `${tool}: ${count('clean')} clean, ${count('found')} with findings, ${count('failed')} failed by themselves, ${count('not ended')} not ended within ${seconds} s, ${count('skipped')} skipped, ${left} not started\n`,
+)
+process.stdout.write(
+  `${closingLine({ passed: count('clean'), failed: count('found', 'failed'), skipped: count('skipped', 'not ended') + left })}\n`,
+)
+process.exitCode = count('found', 'failed') > 0 || count('clean') === 0 ? 1 : 0
