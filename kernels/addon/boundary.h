@@ -187,6 +187,7 @@ MlpDesc mlp_desc(const Napi::Value& value, const char* name);
 
 Napi::Object native_functions(Napi::Env env);
 Napi::Object router_kernels_functions(Napi::Env env);
+void define_variants(Napi::Object& router_kernels);
 Napi::Object core_functions(Napi::Env env);
 Napi::Object slices_functions(Napi::Env env);
 Napi::Object profiler_functions(Napi::Env env);

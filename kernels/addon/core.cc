@@ -39,6 +39,7 @@ Value LayerCreate(const CallbackInfo& info) {
   desc.has_shared = !absent(from.Get("shared"));
   if (desc.has_shared) desc.shared = mlp_desc(from.Get("shared"), "desc.shared");
   desc.shared_gate = from.Get("sharedGate").ToBoolean();
+  desc.batch_invariant = from.Get("batchInvariant").ToBoolean();
 
   LayerWeights weights;
   weights.router_weight = optional_buffer(tensors.Get("routerWeight"), "weights.routerWeight");

@@ -113,7 +113,10 @@ Value Variant(const CallbackInfo& info) {
   const auto desc = mlp_desc(info[1], "desc");
   const int layer = integer32(info[2], "layer", 0, mlp_layers(desc.kind) - 1);
   const int64_t rows = integer(info[3], "rows", 0, INT32_MAX);
-  return Napi::String::New(info.Env(), grouped_linear_variant(device_of(info[0]), mlp_layer(desc, layer), rows));
+  VariantChoice choice;
+  if (!absent(info[4])) choice = unwrap<LayerHandle>(info[4], "of").object->choice();
+  const auto linear = mlp_layer(desc, layer);
+  return Napi::String::New(info.Env(), grouped_linear_variant(device_of(info[0]), linear, rows, false, choice));
 }
 
 Value Combine(const CallbackInfo& info) {
@@ -234,6 +237,7 @@ Napi::Object router_kernels_functions(Napi::Env env) {
   define<GatherRows>(o, "gatherRows");
   define<Activate>(o, "activate");
   define<IndexAdd>(o, "indexAdd");
+  define_variants(o);
   return o;
 }
 

@@ -4,7 +4,7 @@
  * @packageDocumentation
  */
 export type * from './binding.js'
-export { enforcementKinds, strategyKinds } from './binding.js'
+export { energyColumns, enforcementKinds, strategyKinds } from './binding.js'
 export { binding, call, callAsync } from './call.js'
 export { type Capture, captureOn } from './capture.js'
 export { countRingHandle, countRingOf } from './count-ring.js'
@@ -13,7 +13,7 @@ export { type DType, dtypeBytes, dtypeCode, dtypes } from './dtype.js'
 export { toNexusError } from './errors.js'
 export { eventOf } from './event.js'
 export { laneSetOf, laneSetOn } from './lane-set.js'
-export { type LoadedAddon, loadAddon } from './loader.js'
+export { type LoadedAddon, loadAddon, nativeVersion } from './loader.js'
 export { orderBehind } from './ordering.js'
 export { adoptStream, streamOf } from './stream.js'
 export { addTensorWriter, bufferOf, setTensorStream, tensorFromBuffer, tensorStream } from './tensor.js'

@@ -97,6 +97,37 @@ export interface RawLayerDesc {
   combine: number
   shared: RawMlpDesc | null
   sharedGate: boolean
+  /** @default false */
+  batchInvariant?: boolean
+}
+/** GroupedLinearDesc in experts.h. */
+export interface RawLinearDesc {
+  dtype: number
+  experts: number
+  k: number
+  n: number
+  epilogue: number
+  limit: number
+  alpha: number
+}
+/** VariantCandidate in variants.h. */
+export interface RawVariantCandidate {
+  name: string
+  /** Of its sums: variants of one order give a row the same bits. '' where it changes with the rows. */
+  order: string
+  /** What runs where no table says otherwise; when batch-invariant. */
+  heuristic: boolean
+  invariant: boolean
+  /** A step whose experts all have it is kernels of its own: timing one linear layer says too little of it. */
+  fusedStep: boolean
+}
+/** VariantKey in variants.h. */
+export interface RawVariantKey {
+  dtype: number
+  experts: number
+  k: number
+  n: number
+  gated: boolean
 }
 export interface RawLayerWeights {
   routerWeight: BufferHandle | null
@@ -161,7 +192,7 @@ export interface RawStepStats {
  * Figures of an energy sample, in their order: EnergyColumn in kernels/include/nexus/telemetry.h says what each is. NaN is unknown. Times
  * are milliseconds of the steady clock.
  */
-export type EnergyColumns = readonly [
+export const energyColumns = [
   'timeMs',
   'joules',
   'memoryJoules',
@@ -177,7 +208,8 @@ export type EnergyColumns = readonly [
   'tensorActivity',
   'dramActivity',
   'throttleBits',
-]
+] as const
+export type EnergyColumn = (typeof energyColumns)[number]
 export interface RawEnergyView {
   /** Samples one after the other, oldest first, each with all columns. */
   samples: Float64Array
@@ -355,8 +387,40 @@ export interface NativeBinding {
       lanes: LaneSetHandle | null,
       lane: number,
     ): void
-    /** `rows` is tokens·topK; a layer's steps use the variant of their tokens' bucket: give the bucket's rows for it. */
-    variant(device: number, desc: RawMlpDesc, layer: number, rows: number): string
+    /**
+     * `rows` is tokens·topK; a layer's steps use the variant of their tokens' bucket: give the bucket's rows for it, and the layer as
+     * `of`, whose choices may be measured or batch-invariant ones.
+     */
+    variant(device: number, desc: RawMlpDesc, layer: number, rows: number, of?: LayerHandle | null): string
+    /** Every variant that computes the layer for so many rows on this device. */
+    candidates(device: number, linear: RawLinearDesc, rows: number): RawVariantCandidate[]
+    /**
+     * One grouped linear layer by the variant of that name. `gather`: rows are read through `order`, else they lie in its order; `scatter`:
+     * they are written through it. `weightOffset` counts elements.
+     */
+    groupedLinear(
+      stream: StreamHandle,
+      linear: RawLinearDesc,
+      rows: number,
+      rowsPerInput: number,
+      gather: boolean,
+      scatter: boolean,
+      input: BufferHandle,
+      weight: BufferHandle,
+      weightOffset: number,
+      offsets: BufferHandle,
+      order: BufferHandle,
+      output: BufferHandle,
+      variant: string,
+    ): void
+    /** What a table of measured choices is made for, such as `cpu/avx2` or `sm_90/132`. */
+    deviceClass(device: number): string
+    /** The table of layers made from now on; null: none. `rows` are those of a token bucket. */
+    setVariantTable(
+      deviceClass: string,
+      choices: readonly (RawVariantKey & { rows: number; variants: readonly string[] })[] | null,
+      orders: readonly (RawVariantKey & { order: string })[],
+    ): void
     combine(
       stream: StreamHandle,
       mode: number,

@@ -37,6 +37,12 @@ export function platformTarget(): string {
   return `${process.platform}-${process.arch}${isMusl() ? '-musl' : ''}`
 }
 
+/** Of this package, and so of the kernels. */
+export function nativeVersion(): string {
+  const manifest = requireHere('./package.json') as { readonly version: string }
+  return manifest.version
+}
+
 const parts = [
   'native',
   'routerKernels',

@@ -4,6 +4,7 @@ import { afterAll, describe, expect, it } from 'vitest'
 import { binding, bufferOf, type RawMlpDesc, type RawRouterDesc, streamOf } from '../lib/binding-entry.js'
 import { Stream, Tensor } from '../lib/index.js'
 import { devices } from './devices.js'
+import { gatedMlp, plainRouter } from './raw-descriptions.js'
 
 describe.each(devices)('layer and primitives on $title', ({ name: device, skip }) => {
   describe.skipIf(skip !== null)('with a device', () => {
@@ -22,30 +23,8 @@ describe.each(devices)('layer and primitives on $title', ({ name: device, skip }
       for (const tensor of made) tensor.dispose()
     })
 
-    const router: RawRouterDesc = {
-      experts,
-      topK,
-      score: 0,
-      groups: 1,
-      keepGroups: 1,
-      groupValue: 0,
-      weigh: 0,
-      jitter: 0.01,
-      normalize: 1,
-      epsilon: 0,
-      scale: 1,
-    }
-    const mlp: RawMlpDesc = {
-      dtype: 0,
-      kind: 2,
-      activation: 16,
-      limit: 7,
-      alpha: 1.702,
-      experts,
-      input,
-      hidden,
-      output,
-    }
+    const router: RawRouterDesc = plainRouter(experts, topK)
+    const mlp: RawMlpDesc = gatedMlp({ experts, input, hidden, output })
     const setup = () => ({
       x: normal([tokens, input], 1),
       routerWeight: normal([experts, input], 2),

@@ -13,6 +13,7 @@ import {
 } from '../lib/binding-entry.js'
 import { LaneSet, Stream, Tensor } from '../lib/index.js'
 import { devices } from './devices.js'
+import { gatedMlp, plainRouter } from './raw-descriptions.js'
 
 const invalid = (message: RegExp) =>
   expect.objectContaining({ code: 'ERR_NEXUS_INVALID_ARGUMENT', message: expect.stringMatching(message) })
@@ -30,30 +31,8 @@ describe.each(devices)('layer plans and graphs on $title', ({ name: device, skip
     afterAll(() => {
       for (const resource of made.reverse()) resource[Symbol.dispose]()
     })
-    const router: RawRouterDesc = {
-      experts,
-      topK,
-      score: 0,
-      groups: 1,
-      keepGroups: 1,
-      groupValue: 0,
-      weigh: 0,
-      jitter: 0.01,
-      normalize: 1,
-      epsilon: 0,
-      scale: 1,
-    }
-    const mlp: RawMlpDesc = {
-      dtype: 0,
-      kind: 2,
-      activation: 16,
-      limit: 7,
-      alpha: 1.702,
-      experts,
-      input,
-      hidden,
-      output,
-    }
+    const router: RawRouterDesc = plainRouter(experts, topK)
+    const mlp: RawMlpDesc = gatedMlp({ experts, input, hidden, output })
     function setup() {
       const stream = keep(Stream.create({ device }))
       const normal = (shape: number[], seed: number) => keep(Tensor.randn(shape, { stream, seed }))

@@ -1,5 +1,7 @@
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { binding } from '../lib/binding-entry.js'
 import {
+  DeviceError,
   type DeviceName,
   DisposedError,
   isTensor,
@@ -191,6 +193,28 @@ describe.each(devices)('Tensor on $title', ({ name, skip }: { name: DeviceName; 
       expect(after.liveBuffers).toBe(before.liveBuffers)
       expect(after.liveBytes).toBe(before.liveBytes)
       expect(after.peakBytes).toBeGreaterThan(before.liveBytes)
+    })
+
+    it.each([
+      ['from', 'upload', () => Tensor.from([1, 2, 3], [3], { device })],
+      ['zeros', 'bufferFill', () => Tensor.zeros([1000], { device })],
+      ['randn', 'fillNormal', () => Tensor.randn([1000], { device })],
+    ] as const)('%s gives its memory back at once when %s fails', async (_name, filling, make) => {
+      await Stream.default(device).synchronize()
+      const { liveBuffers, liveBytes } = memoryStats(device)
+      const failing = vi.spyOn(binding().native, filling).mockImplementation(() => {
+        expect(memoryStats(device).liveBuffers).toBe(liveBuffers + 1) // what is to be filled is there
+        throw Object.assign(new Error('filling failed'), { code: 'ERR_NEXUS_DEVICE' })
+      })
+      try {
+        expect(make).toThrow(DeviceError)
+        expect(failing).toHaveBeenCalledOnce()
+      } finally {
+        failing.mockRestore()
+      }
+      await Stream.default(device).synchronize()
+      expect(memoryStats(device)).toMatchObject({ liveBuffers, liveBytes })
+      make().dispose()
     })
 
     it('leaves the event loop free during a large copy', async () => {

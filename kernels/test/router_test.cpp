@@ -281,6 +281,47 @@ TEST("route: probabilities that underflow do not reorder") {
                  {1.f, 0.f, 0.f});
 }
 
+TEST("route: keys that differ in their last bits only are told apart, wherever they stand") {
+  Random random(43);
+  for (const int experts : {8, 9, 16, 60, 64, 128, 200, 256})
+    for (int round = 0; round < 12; ++round) {
+      const int64_t tokens = random.integer(1, 9), top_k = round % 2 ? 8 : random.integer(1, 8);
+      const RouterDesc d{.experts = experts, .top_k = static_cast<int>(top_k), .score = Score::kIdentity};
+      std::vector<float> logits;
+      std::vector<int32_t> want;
+      for (int64_t t = 0; t < tokens; ++t) {
+        // A few above, a bunch within some hundred units in the last place (of one residue modulo 8, or any), the rest
+        // below.
+        std::vector<int32_t> order(static_cast<size_t>(experts));
+        std::iota(order.begin(), order.end(), 0);
+        for (size_t i = order.size(); i > 1; --i)
+          std::swap(order[i - 1], order[static_cast<size_t>(random.integer(0, static_cast<int64_t>(i) - 1))]);
+        if (random.integer(0, 1))
+          std::stable_partition(order.begin(), order.end(), [](int32_t e) { return e % 8 == 3; });
+        std::vector<float> l(order.size());
+        const int64_t bunch = random.integer(2, 12), above = random.integer(0, top_k), spread = random.integer(1, 400);
+        const float middle = random.integer(0, 1) ? 1.5f : -1.5f;
+        for (size_t i = 0; i < order.size(); ++i) {
+          const auto at = static_cast<int64_t>(i);
+          float v = -20.f - static_cast<float>(i);
+          if (at < bunch) v = middle * (1.f + static_cast<float>(random.integer(0, spread)) * 0x1p-23f);
+          if (at >= bunch && at < bunch + above) v = 5.f + static_cast<float>(i);
+          l[static_cast<size_t>(order[i])] = v;
+        }
+        std::iota(order.begin(), order.end(), 0);
+        std::stable_sort(order.begin(), order.end(),
+                         [&](int32_t a, int32_t b) { return l[static_cast<size_t>(a)] > l[static_cast<size_t>(b)]; });
+        want.insert(want.end(), order.begin(), order.begin() + top_k);
+        logits.insert(logits.end(), l.begin(), l.end());
+      }
+      std::vector<float> weights;
+      for (size_t i = 0; i < want.size(); ++i)
+        weights.push_back(
+            logits[i / static_cast<size_t>(top_k) * static_cast<size_t>(experts) + static_cast<size_t>(want[i])]);
+      expect_routing(d, logits, want, weights);
+    }
+}
+
 TEST("route: a selection bias changes the choice and not the weights") {
   const std::vector<float> bias{0.f, 0.f, 1.f, 0.f};
   expect_routing({.experts = 4, .top_k = 2, .score = Score::kSigmoid}, {2.f, 0.f, -2.f, 1.f}, {2, 0},

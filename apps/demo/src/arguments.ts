@@ -3,8 +3,10 @@
  * stray words pass, so every word is checked against the definitions first.
  */
 import { type ArgsDef, parseArgs } from 'citty'
+import { type DeviceArgument, parseDevice, parseInteger } from './argument-values.js'
 import { UsageError } from './exit.js'
 import { nearest } from './nearest.js'
+import { type TuneCommandOptions, tuneArgs, tuneOptions } from './tune-arguments.js'
 
 const common = {
   json: { type: 'boolean', description: 'Print one JSON document on stdout and nothing else' },
@@ -59,7 +61,7 @@ export const topArgs = {
 } as const satisfies ArgsDef
 
 export interface DemoOptions {
-  readonly device: 'auto' | 'cpu' | 'cuda' | `cuda:${number}`
+  readonly device: DeviceArgument
   readonly seed: number
   readonly batches: readonly number[]
   /** `null`: 25, or as many as the time for a batch size allows. */
@@ -84,19 +86,23 @@ export type Command =
   | { readonly name: 'demo'; readonly options: DemoOptions }
   | { readonly name: 'doctor'; readonly json: boolean }
   | { readonly name: 'top'; readonly options: TopOptions }
+  | { readonly name: 'tune'; readonly options: TuneCommandOptions }
   | { readonly name: 'help'; readonly topic: Topic }
   | { readonly name: 'version' }
 
 /** What there is help for. */
-export type Topic = 'demo' | 'doctor' | 'top'
-const definitionsOf: Record<Topic, ArgsDef> = { demo: demoArgs, doctor: doctorArgs, top: topArgs }
+export type Topic = 'demo' | Subcommand
+type Subcommand = (typeof subcommands)[number]
+const subcommands = ['doctor', 'top', 'tune'] as const
+const definitionsOf: Record<Topic, ArgsDef> = { demo: demoArgs, doctor: doctorArgs, top: topArgs, tune: tuneArgs }
 
 /** @throws UsageError that names the word which is wrong. */
 export function parseCommand(words: readonly string[]): Command {
-  const topic = words[0] === 'doctor' || words[0] === 'top' ? words[0] : 'demo'
+  const topic = subcommands.find((name) => name === words[0]) ?? 'demo'
   const rest = topic === 'demo' ? words : words.slice(1)
   if (rest[0] === 'help' || rest.includes('--help') || rest.includes('-h')) return { name: 'help', topic }
   checkWords(rest, definitionsOf[topic], topic !== 'demo')
+  if (topic === 'tune') return { name: 'tune', options: tuneOptions(rest) }
   if (topic === 'top') return { name: 'top', options: topOptions(rest) }
   if (topic === 'doctor')
     return { name: 'doctor', json: parseArgs<typeof doctorArgs>([...rest], doctorArgs).json === true }
@@ -140,7 +146,7 @@ function checkWords(words: readonly string[], definitions: ArgsDef, subcommand: 
   for (let i = 0; i < words.length; i++) {
     const word = words[i] ?? ''
     if (!word.startsWith('-') || word === '-') {
-      const near = subcommand ? null : nearest(word, ['doctor', 'top', 'help'])
+      const near = subcommand ? null : nearest(word, [...subcommands, 'help'])
       throw new UsageError(`unexpected argument '${word}'${near ? `; did you mean '${near}'?` : ''}`)
     }
     const equals = word.indexOf('=')
@@ -166,20 +172,6 @@ function checkWords(words: readonly string[], definitions: ArgsDef, subcommand: 
       throw new UsageError(`option '${flag}' needs a value`)
     }
   }
-}
-
-function parseInteger(flag: string, text: string, min: number, max: number): number {
-  const value = /^[+-]?\d+$/.test(text) ? Number(text) : Number.NaN
-  if (!(value >= min && value <= max))
-    throw new UsageError(`${flag}: expected an integer from ${min} to ${max}, got '${text}'`)
-  return value
-}
-
-function parseDevice(text: string): DemoOptions['device'] {
-  if (text === 'auto' || text === 'cpu' || text === 'cuda') return text
-  const index = /^cuda:(\d{1,3})$/.exec(text)?.[1]
-  if (index !== undefined) return `cuda:${Number(index)}`
-  throw new UsageError(`--device: expected auto, cpu, cuda or cuda:N, got '${text}'`)
 }
 
 function parseBatches(text: string): number[] {

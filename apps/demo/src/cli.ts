@@ -83,6 +83,10 @@ async function main(words: readonly string[]): Promise<number> {
     output = top
     return runTop(command.options, top, stop.signal)
   }
+  if (command.name === 'tune') {
+    output = createOutput(command.options.json)
+    return (await import('./tune.js')).runTune(command.options, output, stop.signal)
+  }
   output = createOutput(command.options.json)
   return (await import('./demo.js')).runDemo(command.options, version(), output, stop.signal)
 }

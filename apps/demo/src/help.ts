@@ -2,6 +2,7 @@
 import type { ArgsDef } from 'citty'
 import { demoArgs, doctorArgs, type Topic, topArgs } from './arguments.js'
 import type { Style } from './style.js'
+import { tuneArgs } from './tune-arguments.js'
 
 function optionLines(definitions: ArgsDef, style: Style): string[] {
   const rows = Object.entries(definitions).map(([name, definition]) => {
@@ -17,6 +18,7 @@ function optionLines(definitions: ArgsDef, style: Style): string[] {
 export function helpText(topic: Topic, style: Style): string {
   const title = (text: string) => style.bold(text)
   if (topic === 'top') return topHelp(style)
+  if (topic === 'tune') return tuneHelp(style)
   if (topic === 'doctor') {
     return [
       'nexus-demo doctor: what this machine offers to Nexus, and what to do about what is missing.',
@@ -45,6 +47,7 @@ export function helpText(topic: Topic, style: Style): string {
     '  nexus-demo [options]',
     '  nexus-demo doctor [--json]     what this machine has, and what to do about what is missing',
     '  nexus-demo top [options]       experts, slices, streams, graphs and power of a layer, live (nexus-demo top --help)',
+    '  nexus-demo tune [options]      the fastest kernel variants for a layer of yours on this machine (nexus-demo tune --help)',
     '',
     title('Options'),
     ...optionLines(demoArgs, style),
@@ -103,6 +106,40 @@ function topHelp(style: Style): string {
     '',
     style.bold('Environment'),
     '  NO_COLOR, FORCE_COLOR       without colours, with colours even where there is no terminal',
+    '',
+  ].join('\n')
+}
+
+function tuneHelp(style: Style): string {
+  return [
+    'nexus-demo tune: measures every kernel variant of a layer on this machine, and keeps which is the fastest for later layers.',
+    '',
+    'Each linear layer, at each token bucket, by an even and by a skewed load, with weights from memory. A variant is chosen when it',
+    'beats the default one by more than the noise. The device should have nothing else to do. Ctrl-C leaves the kept file as it was.',
+    '',
+    style.bold('Usage'),
+    '  nexus-demo tune --model <path> [options]',
+    '  nexus-demo tune --shape <hidden:inter:experts:topk> [options]',
+    '',
+    style.bold('Options'),
+    ...optionLines(tuneArgs, style),
+    '',
+    style.bold('Examples'),
+    '  nexus-demo tune --model ./Qwen3-30B-A3B              every bucket to 4096 tokens',
+    '  nexus-demo tune --shape 512:1024:8:2 --tokens 64,512',
+    '  nexus-demo tune --shape 2048:768:128:8 --dry-run     only to look',
+    "  nexus-demo tune --model ./config.json --json | jq '.cells[] | [.linear, .tokens, .chosen, .speedup]'",
+    '',
+    style.bold('Exit codes'),
+    '  0    it was measured and kept',
+    '  1    the configuration could not be read, the file not be written, or two variants disagree about a result',
+    '  2    wrong command line',
+    '  3    the device or the native addon is not available (see nexus-demo doctor)',
+    '  130  interrupted; the kept file is as it was',
+    '',
+    style.bold('Environment'),
+    '  NEXUS_TUNE_FILE             the file of kept choices, for this command and for layers; off: none',
+    '  XDG_CACHE_HOME              where it is else: nexus/tune-<class of devices>.json in there (default ~/.cache)',
     '',
   ].join('\n')
 }

@@ -7,13 +7,14 @@
 // Weights are [experts, N, K], K contiguous (torch's Linear layout). For a gated first layer row 2i is gate i and row
 // 2i+1 is up i (GPT-OSS's own order, and the one in which one accumulator pair holds both). Biases are float32,
 // interleaved alike. Accumulation is float32, the K order of a sum is fixed per kernel variant, and a variant is chosen
-// by dtype, shape and row count only: never by strategy, thread count or SM count.
+// by dtype, shape, row count and kind of device only (variants.h): never by strategy, thread count or slice.
 #pragma once
 #include <array>
 #include <cstdint>
 
 #include "nexus/runtime.h"
 #include "nexus/step.h"
+#include "nexus/variants.h"
 
 namespace nexus {
 
@@ -67,6 +68,7 @@ struct GroupedLinearArgs {
   const StepBlock* step = nullptr;  ///< with step_input: input is step->x (offsets then give the true number of rows)
   bool step_input = false;
   LaneView lanes{};
+  VariantChoice choice{};
 };
 void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args);
 /// float64 on host memory: inputs widened, result written as double [rows, n or n/2].
@@ -75,7 +77,7 @@ void grouped_linear_reference(const GroupedLinearDesc& desc, const GroupedLinear
 /// The name of the kernel variant that grouped_linear would run, for tests, stats and the docs' tables. `share_sm`: on
 /// a stream that has it (runtime.h).
 std::string grouped_linear_variant(DeviceId device, const GroupedLinearDesc& desc, int64_t max_rows,
-                                   bool share_sm = false);
+                                   bool share_sm = false, const VariantChoice& choice = {});
 
 enum class MlpKind : int32_t { kTwoLayer = 0, kThreeLayer = 1, kGated = 2 };
 struct MlpDesc {
@@ -101,14 +103,18 @@ struct MlpArgs {
   const float* input_scale = nullptr;  ///< [tokens * top_k] or null (Llama-4)
   void* rows = nullptr;                ///< out [tokens * top_k, output] in slot order, of dtype
   void* workspace = nullptr;           ///< mlp_workspace_bytes()
-  int64_t choice_tokens = 0;           ///< see GroupedLinearArgs::choice_rows; 0: tokens
-  const StepBlock* step = nullptr;     ///< or null: x and the true number of tokens are its, `tokens` the upper bound
+  void* sync = nullptr;  ///< mlp_sync_bytes() that are zero, and are again afterwards; null: a launch for each layer
+  int64_t choice_tokens = 0;        ///< see GroupedLinearArgs::choice_rows; 0: tokens
+  const StepBlock* step = nullptr;  ///< or null: x and the true number of tokens are its, `tokens` the upper bound
   LaneView lanes{};
+  VariantChoice choice{};  ///< of every linear layer
 };
 constexpr int mlp_layers(MlpKind k) { return k == MlpKind::kThreeLayer ? 3 : 2; }
 /// The grouped linear layer i of the MLP (widths, epilogue).
 GroupedLinearDesc mlp_layer(const MlpDesc& desc, int i);
 size_t mlp_workspace_bytes(DeviceId device, const MlpDesc& desc, int64_t rows);
+/// Of MlpArgs::sync, whatever the number of tokens; 0 where there is no use for it.
+size_t mlp_sync_bytes(DeviceId device, const MlpDesc& desc);
 void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights, const MlpArgs& args);
 
 }  // namespace nexus

@@ -19,6 +19,7 @@ struct LayerDesc {
   bool has_shared = false;
   MlpDesc shared;  ///< experts = 1
   bool shared_gate = false;
+  bool batch_invariant = false;  ///< a token's output does not depend on how many others there are, nor on which
 };
 
 struct LayerWeights {
@@ -103,6 +104,8 @@ class Layer {
   /// graph's bucket; in a larger one those of a step of that bucket.
   virtual void replay(const std::shared_ptr<Stream>& stream, LayerGraph& graph, const StepArgs& args) = 0;
   virtual const LayerDesc& desc() const = 0;
+  /// How kernel variants are chosen: by the table that was in force when the layer was made, which the layer keeps.
+  virtual VariantChoice choice() const = 0;
   virtual size_t weight_bytes() const = 0;
   virtual size_t workspace_bytes() const = 0;  ///< held now
   virtual void release() = 0;                  ///< drops weights and workspace; later calls throw kDisposed

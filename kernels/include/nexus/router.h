@@ -77,6 +77,7 @@ struct RouterLogitsArgs {
   float* logits = nullptr;          ///< out [tokens, experts]
   const StepBlock* step = nullptr;  ///< or null: x and the true number of tokens are its
   int64_t choice_tokens = 0;        ///< number of tokens by which a kernel variant is chosen; 0: tokens
+  bool batch_invariant = false;     ///< the same order of sums for all numbers of tokens
 };
 void router_logits(Stream& stream, const RouterLogitsArgs& args);
 

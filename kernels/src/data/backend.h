@@ -13,7 +13,11 @@ namespace nexus {
   void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args);                                          \
   void router_logits(Stream& stream, const RouterLogitsArgs& args);                                                   \
   void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args);                  \
-  std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows, bool share_sm);                 \
+  std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows, bool share_sm,                  \
+                                     const VariantChoice& choice = {});                                               \
+  std::vector<VariantCandidate> grouped_linear_candidates(DeviceId device, const GroupedLinearDesc& desc,             \
+                                                          int64_t rows);                                              \
+  std::string device_class(DeviceId device);                                                                          \
   void combine(Stream& stream, const CombineArgs& args);                                                              \
   void shared_gate(Stream& stream, const SharedGateArgs& args);                                                       \
   void gather_rows(Stream& s, DType dtype, const void* x, const int32_t* order, int64_t first, int64_t n,             \
@@ -32,6 +36,29 @@ namespace cuda {
 NEXUS_DATA_PLANE
 }
 #undef NEXUS_DATA_PLANE
+
+/// A step of few tokens from logits to outputs, all operations of it at once.
+struct DecodeArgs {
+  RouteArgs route;            ///< logits may be null with a step, like x and out; no workspace
+  int64_t choice_tokens = 0;  ///< see GroupedLinearArgs::choice_rows
+  const void* x = nullptr;
+  MlpWeights weights;
+  bool scale_input = false;  ///< the routing weight scales the expert's input, not its output
+  void* hidden = nullptr;    ///< mlp_workspace_bytes()
+  void* out = nullptr;       ///< [tokens, output]: the weighted sum
+  VariantChoice choice{};
+  bool prepare = false;  ///< queue nothing, but load and set up what a recording of this step will want
+};
+namespace cuda {
+/// Leaves what route(), grouped_mlp() and combine() would, bit for bit, but for the rows. False: nothing was queued,
+/// since this step is not one for it (cuda/decode.h). Arguments are valid.
+bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& experts, const DecodeArgs& args);
+size_t mlp_sync_bytes(const MlpDesc& desc);
+/// Two layers of an MLP, the second on what the first leaves, in one launch: the bits of two. False: nothing was
+/// queued, since these are not two for it (cuda/hopper_mlp.h). Arguments are valid.
+bool grouped_pair(Stream& stream, const GroupedLinearDesc& first, const GroupedLinearArgs& first_args,
+                  const GroupedLinearDesc& second, const GroupedLinearArgs& second_args, void* sync);
+}  // namespace cuda
 
 /// dst[i] = scale * normal(seed, i): Philox4x32-10 with counter i/4, then Box-Muller on pairs. The uniforms are exact
 /// on every device; the transcendental part is computed in float64 and rounded once, so that CPU and CUDA agree to the

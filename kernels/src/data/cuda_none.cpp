@@ -10,7 +10,19 @@ size_t route_workspace_bytes(const RouterDesc&, int64_t) { no_cuda("route_worksp
 void route(Stream&, const RouterDesc&, const RouteArgs&) { no_cuda("route"); }
 void router_logits(Stream&, const RouterLogitsArgs&) { no_cuda("router_logits"); }
 void grouped_linear(Stream&, const GroupedLinearDesc&, const GroupedLinearArgs&) { no_cuda("grouped_linear"); }
-std::string grouped_linear_variant(const GroupedLinearDesc&, int64_t, bool) { no_cuda("grouped_linear_variant"); }
+std::string grouped_linear_variant(const GroupedLinearDesc&, int64_t, bool, const VariantChoice&) {
+  no_cuda("grouped_linear_variant");
+}
+std::vector<VariantCandidate> grouped_linear_candidates(DeviceId, const GroupedLinearDesc&, int64_t) {
+  no_cuda("grouped_linear_candidates");
+}
+std::string device_class(DeviceId) { no_cuda("device_class"); }
+bool decode_step(Stream&, const RouterDesc&, const MlpDesc&, const DecodeArgs&) { no_cuda("decode_step"); }
+size_t mlp_sync_bytes(const MlpDesc&) { no_cuda("mlp_sync_bytes"); }
+bool grouped_pair(Stream&, const GroupedLinearDesc&, const GroupedLinearArgs&, const GroupedLinearDesc&,
+                  const GroupedLinearArgs&, void*) {
+  no_cuda("grouped_pair");
+}
 void combine(Stream&, const CombineArgs&) { no_cuda("combine"); }
 void shared_gate(Stream&, const SharedGateArgs&) { no_cuda("shared_gate"); }
 void gather_rows(Stream&, DType, const void*, const int32_t*, int64_t, int64_t, int32_t, int64_t, void*) {

@@ -83,11 +83,19 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
   stream.device().is_cpu() ? cpu::grouped_linear(stream, desc, args) : cuda::grouped_linear(stream, desc, args);
 }
 
-std::string grouped_linear_variant(DeviceId device, const GroupedLinearDesc& desc, int64_t max_rows, bool share_sm) {
+std::string grouped_linear_variant(DeviceId device, const GroupedLinearDesc& desc, int64_t max_rows, bool share_sm,
+                                   const VariantChoice& choice) {
   check(desc);
   validate::at_least("max_rows", max_rows, 0);
-  return device.is_cpu() ? cpu::grouped_linear_variant(desc, max_rows, share_sm)
-                         : cuda::grouped_linear_variant(desc, max_rows, share_sm);
+  return device.is_cpu() ? cpu::grouped_linear_variant(desc, max_rows, share_sm, choice)
+                         : cuda::grouped_linear_variant(desc, max_rows, share_sm, choice);
+}
+
+std::vector<VariantCandidate> grouped_linear_candidates(DeviceId device, const GroupedLinearDesc& desc, int64_t rows) {
+  check(desc);
+  validate::in_range("rows", rows, 1, INT32_MAX);
+  return device.is_cpu() ? cpu::grouped_linear_candidates(device, desc, rows)
+                         : cuda::grouped_linear_candidates(device, desc, rows);
 }
 
 GroupedLinearDesc mlp_layer(const MlpDesc& desc, int i) {
@@ -108,6 +116,11 @@ size_t mlp_workspace_bytes(DeviceId, const MlpDesc& desc, int64_t rows) {
   check(desc);
   validate::in_range("rows", rows, 0, INT32_MAX);
   return static_cast<size_t>(mlp_layers(desc.kind) - 1) * intermediate_bytes(desc, rows);
+}
+
+size_t mlp_sync_bytes(DeviceId device, const MlpDesc& desc) {
+  check(desc);
+  return device.is_cpu() ? 0 : cuda::mlp_sync_bytes(desc);
 }
 
 void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights, const MlpArgs& args) {
@@ -138,15 +151,15 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
   const int32_t* offsets = args.offsets;
   if (!args.order && !offsets && args.step) offsets = args.step->dense;
   char* intermediate = static_cast<char*>(args.workspace);
-  const void* input = args.x;
-  for (int i = 0; i < layers; ++i) {
+  const auto linear_of = [&](int i) {
     const size_t at = static_cast<size_t>(i);
     const bool first = i == 0, last = i == layers - 1;
+    const auto result_of = [&](size_t layer) { return intermediate + layer * intermediate_bytes(desc, rows); };
     GroupedLinearArgs linear;
-    linear.input = input;
+    linear.input = first ? args.x : result_of(at - 1);
     linear.weight = weights.weight[at];
     linear.bias = weights.bias[at];
-    linear.output = last ? args.rows : intermediate + at * intermediate_bytes(desc, rows);
+    linear.output = last ? args.rows : result_of(at);
     linear.offsets = offsets;
     linear.order = args.order;
     linear.rows_per_input = first ? args.top_k : 1;
@@ -159,9 +172,13 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
     linear.step = args.step;
     linear.step_input = first && args.step;
     linear.lanes = args.lanes;
-    grouped_linear(stream, mlp_layer(desc, i), linear);
-    input = linear.output;
-  }
+    linear.choice = args.choice;
+    return linear;
+  };
+  if (layers == 2 && args.sync != nullptr && !stream.device().is_cpu() &&
+      cuda::grouped_pair(stream, mlp_layer(desc, 0), linear_of(0), mlp_layer(desc, 1), linear_of(1), args.sync))
+    return;
+  for (int i = 0; i < layers; ++i) grouped_linear(stream, mlp_layer(desc, i), linear_of(i));
 }
 
 }  // namespace nexus

@@ -9,6 +9,8 @@
 namespace nexus {
 namespace {
 
+constexpr int64_t kInvariantChoiceTokens = 256;
+
 void check(const RouterDesc& d) {
   using namespace validate;
   in_range("experts", d.experts, 1, kMaxExperts);
@@ -80,7 +82,11 @@ void router_logits(Stream& stream, const RouterLogitsArgs& args) {
   if (!args.step) pointer("x", args.x);
   pointer("weight", args.weight);
   pointer("logits", args.logits);
-  stream.device().is_cpu() ? cpu::router_logits(stream, args) : cuda::router_logits(stream, args);
+  if (stream.device().is_cpu()) return cpu::router_logits(stream, args);
+  RouterLogitsArgs chosen = args;
+  // A CUDA variant is chosen by choice_tokens and alignment: one number for all, large enough for the tensor cores.
+  if (args.batch_invariant) chosen.choice_tokens = kInvariantChoiceTokens;
+  cuda::router_logits(stream, chosen);
 }
 
 }  // namespace nexus

@@ -26,6 +26,7 @@ class LayerImpl final : public Layer {
   LayerImpl(const LayerDesc& desc, LayerWeights weights, DeviceId device)
       : desc_(desc), weights_(std::move(weights)), device_(device), branches_(device) {
     check_layer(desc_, weights_, device_);
+    table_ = variant_table(device_);
   }
   ~LayerImpl() override { drop_all(); }
 
@@ -50,6 +51,7 @@ class LayerImpl final : public Layer {
     step.logits = args.logits;
     step.out = args.out;
     step.plan = args.plan;
+    step.choice = choice();
     if (args.ring != nullptr) step.ring = args.ring->view();
     step.record = args.record;
     queue_step(stream, step);
@@ -76,6 +78,7 @@ class LayerImpl final : public Layer {
     step.with_logits = with_logits;
     step.block = scratch.step;
     step.plan = plan;
+    step.choice = choice();
     if (ring != nullptr) step.ring = ring->view();
     recording->graph = Graph::capture(stream, [&] {
       begin_step(*stream, StepBlock{}, scratch.step);
@@ -115,6 +118,8 @@ class LayerImpl final : public Layer {
   }
 
   const LayerDesc& desc() const override { return desc_; }
+
+  VariantChoice choice() const override { return {.table = table_.get(), .batch_invariant = desc_.batch_invariant}; }
 
   size_t weight_bytes() const override {
     const std::lock_guard lock(mutex_);
@@ -173,7 +178,7 @@ class LayerImpl final : public Layer {
     follow(stream);
     if (workspace_ == nullptr || workspace_->bytes() < layout.bytes()) {
       drop_workspace();  // first, so that the pool can hand the same memory out again
-      workspace_ = std::make_shared<Workspace>(stream, layout.bytes());
+      workspace_ = std::make_shared<Workspace>(stream, layout);
     }
     workspace_->used_on(stream);
     return layout.at(workspace_->data());
@@ -227,6 +232,7 @@ class LayerImpl final : public Layer {
   LayerDesc desc_;
   LayerWeights weights_;
   DeviceId device_;
+  std::shared_ptr<const VariantTable> table_;  // for life; null: the heuristic
   mutable std::mutex mutex_;
   std::map<int64_t, Layout> layouts_;  // by bucket
   std::shared_ptr<Workspace> workspace_;

@@ -5,6 +5,7 @@
 // bits.
 #include "exec/layer_step.h"
 
+#include "data/backend.h"
 #include "exec/fault.h"
 
 namespace nexus {
@@ -24,23 +25,27 @@ const float* floats(const std::shared_ptr<Buffer>& b) {
   return b == nullptr ? nullptr : static_cast<const float*>(b->data());
 }
 
-void queue_routing(Stream& s, const LayerStep& step) {
+/// The router's own product, where the logits are not given.
+void queue_logits(Stream& s, const LayerStep& step) {
+  if (step.with_logits) return;
   const LayerDesc& d = step.desc;
-  if (!step.with_logits) {
-    RouterLogitsArgs product;
-    product.x = step.x;
-    product.x_dtype = d.experts.dtype;
-    product.weight = step.weights.router_weight->data();
-    product.weight_dtype = d.router_dtype;
-    product.bias = floats(step.weights.router_bias);
-    product.tokens = step.tokens;
-    product.hidden = d.experts.input;
-    product.experts = d.router.experts;
-    product.logits = step.scratch.logits;
-    product.step = step.block;
-    product.choice_tokens = step.bucket;
-    router_logits(s, product);
-  }
+  RouterLogitsArgs product;
+  product.x = step.x;
+  product.x_dtype = d.experts.dtype;
+  product.weight = step.weights.router_weight->data();
+  product.weight_dtype = d.router_dtype;
+  product.bias = floats(step.weights.router_bias);
+  product.tokens = step.tokens;
+  product.hidden = d.experts.input;
+  product.experts = d.router.experts;
+  product.logits = step.scratch.logits;
+  product.step = step.block;
+  product.choice_tokens = step.bucket;
+  product.batch_invariant = step.choice.batch_invariant;
+  router_logits(s, product);
+}
+
+RouteArgs routing(const LayerStep& step) {
   RouteArgs args;
   args.logits = step.with_logits ? step.logits : step.scratch.logits;  // given and recorded: null, they are the block's
   args.select_bias = floats(step.weights.select_bias);
@@ -53,7 +58,28 @@ void queue_routing(Stream& s, const LayerStep& step) {
   args.workspace = step.scratch.route;
   args.step = step.block;
   args.ring = step.ring;
-  route(s, d.router, args);
+  return args;
+}
+
+/// All behind the logits in two launches, where the step is so small that this is worth while. The bits are the same.
+/// Such a step has no phases, so not where they are asked for; but a recording may follow the step, and is to load
+/// nothing.
+bool queue_decode(Stream& s, const LayerStep& step) {
+  const LayerDesc& d = step.desc;
+  if (s.device().is_cpu() || d.has_shared || d.combine != CombineMode::kWeightedSum ||
+      (step.plan != nullptr && step.plan->strategy != Strategy::kFused))
+    return false;
+  DecodeArgs args;
+  args.route = routing(step);
+  args.choice_tokens = step.bucket;
+  args.x = step.x;
+  args.weights = pointers(step.weights.expert_weight, step.weights.expert_bias);
+  args.scale_input = d.scale_input;
+  args.hidden = step.scratch.mlp;
+  args.out = step.out;
+  args.choice = step.choice;
+  args.prepare = step.record != nullptr;
+  return cuda::decode_step(s, d.router, d.experts, args);
 }
 
 void queue_experts(Stream& s, const LayerStep& step, const LaneView& lanes) {
@@ -66,9 +92,11 @@ void queue_experts(Stream& s, const LayerStep& step, const LaneView& lanes) {
   mlp.input_scale = step.desc.scale_input ? step.scratch.weights : nullptr;
   mlp.rows = step.scratch.rows;
   mlp.workspace = step.scratch.mlp;
+  mlp.sync = step.scratch.mlp_sync;
   mlp.choice_tokens = step.bucket;
   mlp.step = step.block;
   mlp.lanes = lanes;
+  mlp.choice = step.choice;
   grouped_mlp(s, step.desc.experts, pointers(step.weights.expert_weight, step.weights.expert_bias), mlp);
 }
 
@@ -81,6 +109,7 @@ void queue_shared(Stream& s, const LayerStep& step) {
   shared.workspace = step.scratch.shared_mlp;
   shared.choice_tokens = step.bucket;
   shared.step = step.block;
+  shared.choice = step.choice;
   grouped_mlp(s, step.desc.shared, pointers(step.weights.shared_weight, step.weights.shared_bias), shared);
   if (!step.desc.shared_gate) return;
   SharedGateArgs gate;
@@ -140,7 +169,9 @@ void queue_branches(const std::shared_ptr<Stream>& stream, const LayerStep& step
 void queue_step(const std::shared_ptr<Stream>& stream, const LayerStep& step) {
   fault_point("layer.step", *stream);
   mark(step.record, 0, *stream);
-  queue_routing(*stream, step);
+  queue_logits(*stream, step);
+  if (queue_decode(*stream, step)) return;
+  route(*stream, step.desc.router, routing(step));
   mark(step.record, 1, *stream);
   try {
     queue_branches(stream, step);

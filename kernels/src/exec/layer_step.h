@@ -19,6 +19,7 @@ struct LayerStep {
   void* out = nullptr;
   const ExecPlan* plan = nullptr;  ///< null: fused
   CountRingView ring = {};
+  VariantChoice choice = {};
   StepRecord* record = nullptr;
 };
 

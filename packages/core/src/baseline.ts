@@ -164,6 +164,7 @@ export class BaselineMoELayer {
       device,
       dtype: experts.dtype,
       variants,
+      tuning: null,
       weightBytes: this.#weights.bytes,
       workspaceBytes: 0,
     })
@@ -248,9 +249,10 @@ function checkAgreement(config: LayerConfig, others: Partial<LayerOptions>): voi
     throw new RangeError(`stream must be on device ${device}, got a stream on ${stream.device}`)
   }
   // Rules are equal when their descriptors are: a default may be spelt out or not.
-  const plain = (c: LayerConfig) => ({ ...c, rule: routerDesc(c.rule) })
+  // A layer's determinism is about its kernels: the baseline launches expert by expert and has none of it.
+  const plain = ({ deterministic, ...c }: LayerConfig) => ({ ...c, rule: routerDesc(c.rule) })
   const [expected, got] = [plain(config), plain(merged)]
-  for (const name of Object.keys(expected) as (keyof LayerConfig)[]) {
+  for (const name of Object.keys(expected) as (keyof typeof expected)[]) {
     const [want, have] = [JSON.stringify(expected[name]), JSON.stringify(got[name])]
     if (want !== have) throw new RangeError(`${name} must be that of weightsFrom (${want}), got ${have}`)
   }

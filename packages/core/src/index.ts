@@ -35,6 +35,7 @@ export type { LayerEnergyStats } from './scheduling/energy.js'
 export type { CoreMessage, SchedulingFailure } from './scheduling/errors.js'
 export type { LaneTrace } from './scheduling/exec.js'
 export type {
+  Determinism,
   LayerGraphOptions,
   LayerSliceOptions,
   LayerStreamOptions,
@@ -51,4 +52,17 @@ export type {
 } from './scheduling/stats.js'
 export type { TrialReport, TrialStats } from './scheduling/trials.js'
 export type { LayerStats, PhaseTimes, StepStats } from './stats.js'
+export { type TuneDevice, type TuningInForce, tuningFor } from './tuning/in-force.js'
+export type { TunedCell, TuneReport } from './tuning/report.js'
+export { type SaveTuningOptions, saveTuning } from './tuning/save.js'
+export { type ModelShape, modelShape } from './tuning/shape.js'
+export { tuneFilePath } from './tuning/store.js'
+export { type TuneOptions, type TuneProgress, tune } from './tuning/tune.js'
+export {
+  type TunedLinear,
+  type TunedRows,
+  type TuneFile,
+  TuneFileError,
+  type VariantTimes,
+} from './tuning/tune-file.js'
 export type { LayerWeights } from './weights.js'

@@ -6,7 +6,7 @@ import type { LayerConfig, MoELayerOptions } from './options.js'
 import { givenWeights, randomWeights, type WeightSet } from './weights.js'
 
 export function layerDesc(
-  { rule, scaleInput, experts, combine, shared }: LayerConfig,
+  { rule, scaleInput, experts, combine, shared, deterministic }: LayerConfig,
   weights: WeightSet,
 ): RawLayerDesc {
   return {
@@ -17,6 +17,7 @@ export function layerDesc(
     combine: combineModes.indexOf(combine),
     shared: shared === null ? null : mlpDesc(shared.mlp),
     sharedGate: shared?.gate ?? false,
+    batchInvariant: deterministic === 'batch-invariant',
   }
 }
 

@@ -40,6 +40,7 @@ import { plainPlan, type StepPlan } from './scheduling/plan.js'
 import { type QueuedStep, type StepArgs, StepRunner } from './scheduling/runner.js'
 import { noScheduling, schedulingStats } from './scheduling/stats.js'
 import { type LayerStats, StatsRecorder, stepStats } from './stats.js'
+import { type TuningInForce, tuningFor } from './tuning/in-force.js'
 import type { WeightSet } from './weights.js'
 
 /**
@@ -62,6 +63,7 @@ export class MoELayer {
   readonly #handle: LayerHandle
   readonly #stats: StatsRecorder
   readonly #runner: StepRunner | null
+  readonly #tuning: TuningInForce
   readonly #inFlight = new Set<Promise<unknown>>()
   /** Streams other than the layer's own that wait for its weights already. */
   readonly #placed = new WeakSet<Stream>()
@@ -75,18 +77,21 @@ export class MoELayer {
     weights: WeightSet,
     handle: LayerHandle,
     runner: StepRunner | null,
+    tuning: TuningInForce,
   ) {
     this.config = config
     this.weights = weights
     this.#stream = stream
     this.#handle = handle
     this.#runner = runner
+    this.#tuning = tuning
     this.#stats = new StatsRecorder(config.rule.numExperts)
   }
 
   /**
    * @throws TypeError or RangeError naming the option; UnsupportedError when the device cannot be used, or not be cut into slices that were
-   * insisted on; OutOfMemoryError when the weights do not fit; SliceAllocationError when the slices do not
+   * insisted on; OutOfMemoryError when the weights do not fit; SliceAllocationError when the slices do not; TuneFileError when the
+   * machine's tune file is not one
    */
   static async create(options: MoELayerOptions): Promise<MoELayer> {
     const config = resolveOptions(options)
@@ -95,11 +100,12 @@ export class MoELayer {
     const weights = await makeWeights(options, config, stream)
     let handle: LayerHandle | null = null
     try {
+      const tuning = tuningFor(config.device)
       const desc = layerDesc(config, weights)
       const raw = layerWeights(stream, weights)
       handle = call(() => binding().core.layerCreate(deviceIndex(config.device), desc, raw))
       const runner = scheduling && new StepRunner(scheduling, config, handle, stream)
-      return new MoELayer(config, stream, weights, handle, runner)
+      return new MoELayer(config, stream, weights, handle, runner, tuning)
     } catch (error) {
       if (handle !== null) binding().native.release(handle)
       weights.release()
@@ -256,7 +262,7 @@ export class MoELayer {
     const variants = { experts: [] as string[], shared: [] as string[] }
     if (tokens !== null) {
       const name = (mlp: typeof experts, rows: number) => (_: Tensor, layer: number) =>
-        call(() => binding().routerKernels.variant(deviceIndex(device), mlpDesc(mlp), layer, rows))
+        call(() => binding().routerKernels.variant(deviceIndex(device), mlpDesc(mlp), layer, rows, this.#handle))
       // A step's variants are those of its token bucket, so that they do not depend on how it is run.
       const bucket = tokenBucket(tokens)
       variants.experts = this.weights.experts.map(name(experts, bucket * rule.topK))
@@ -266,6 +272,7 @@ export class MoELayer {
       device,
       dtype: experts.dtype,
       variants,
+      tuning: this.#tuning,
       weightBytes: call(() => binding().core.layerWeightBytes(this.#handle)),
       workspaceBytes: call(() => binding().core.layerWorkspaceBytes(this.#handle)),
       ...(this.#runner === null ? noScheduling : schedulingStats(this.#runner, this.#stats.tokens)),

@@ -21,7 +21,7 @@ import {
   routerDesc,
   routerRuleKeys,
 } from '@nexus/router-kernels/internal'
-import { type SchedulingOptions, schedulingKeys } from './scheduling/options.js'
+import { type Determinism, determinisms, type SchedulingOptions, schedulingKeys } from './scheduling/options.js'
 import type { LayerWeights } from './weights.js'
 
 /** A dense MLP of the experts' kind and activation through which every token goes; its output is added to theirs. */
@@ -93,6 +93,7 @@ export interface LayerConfig {
   readonly shared: { readonly mlp: MlpSpec; readonly gate: boolean; readonly bias: boolean } | null
   readonly device: DeviceName
   readonly seed: number
+  readonly deterministic: Determinism
 }
 
 export const layerOptionKeys = [
@@ -156,7 +157,9 @@ export function resolveOptions(options: MoELayerOptions): LayerConfig {
     outputDim: options.outputDim ?? inputDim,
     dtype: options.dtype ?? (device === 'cpu' ? 'f32' : 'bf16'),
   })
-  return { experts, bias, rule, scaleInput, combine, shared: resolveShared(options, experts, combine), device, seed }
+  const deterministic = checkOneOf('deterministic', options.deterministic ?? 'run-to-run', determinisms)
+  const shared = resolveShared(options, experts, combine)
+  return { experts, bias, rule, scaleInput, combine, shared, device, seed, deterministic }
 }
 
 function resolveRule(options: MoELayerOptions): RouterRule {

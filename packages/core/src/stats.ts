@@ -5,6 +5,7 @@
 import type { DeviceName, DType } from '@nexus/native'
 import type { RawStepStats } from './native.js'
 import { noScheduling, type SchedulingStats } from './scheduling/stats.js'
+import type { TuningInForce } from './tuning/in-force.js'
 
 /** Device time of a step's phases, in milliseconds. A step by a graph is one launch: its phases are `null`, only the total is known. */
 export interface PhaseTimes {
@@ -47,6 +48,8 @@ export interface LayerStats extends SchedulingStats {
   readonly loadImbalance: number | null
   /** Kernel variant of each linear layer for the last step's rows; empty before the first step and for the baseline. */
   readonly variants: { readonly experts: readonly string[]; readonly shared: readonly string[] }
+  /** The measured choices among which `variants` were found, as of when the layer was made; `null` for the baseline. */
+  readonly tuning: TuningInForce | null
   readonly weightBytes: number
   /** Scratch memory held now. */
   readonly workspaceBytes: number
@@ -127,7 +130,7 @@ export class StatsRecorder {
   }
 
   report(
-    layer: Pick<LayerStats, 'device' | 'dtype' | 'variants' | 'weightBytes' | 'workspaceBytes'> &
+    layer: Pick<LayerStats, 'device' | 'dtype' | 'variants' | 'tuning' | 'weightBytes' | 'workspaceBytes'> &
       Partial<SchedulingStats>,
   ): LayerStats {
     const n = this.#measuredSteps

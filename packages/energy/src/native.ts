@@ -1,28 +1,10 @@
 /** The one file of this package that touches the native binding: monitors' handles, and samples made plain data. */
-import { binding, call, type EnergyColumns, type EnergyMonitorHandle } from '@nexus/native/binding'
+import { binding, call, type EnergyColumn, type EnergyMonitorHandle, energyColumns } from '@nexus/native/binding'
 import type { EnergyStatus, Figure, PowerSample, ThrottleReason } from './model.js'
 
 export { binding, call, type EnergyMonitorHandle, type RawEnergyInventory } from '@nexus/native/binding'
 
-const columns: EnergyColumns = [
-  'timeMs',
-  'joules',
-  'memoryJoules',
-  'resets',
-  'ticks',
-  'watts',
-  'averageWatts',
-  'memoryWatts',
-  'gpuUtilisation',
-  'memoryUtilisation',
-  'smActivity',
-  'smOccupancy',
-  'tensorActivity',
-  'dramActivity',
-  'throttleBits',
-]
-type Column = EnergyColumns[number]
-const position = Object.fromEntries(columns.map((name, i) => [name, i])) as Record<Column, number>
+const position = Object.fromEntries(energyColumns.map((name, i) => [name, i])) as Record<EnergyColumn, number>
 
 // NVML's nvmlClocksEventReason… bits, lowest first.
 const throttleNames: readonly ThrottleReason[] = [
@@ -52,7 +34,7 @@ function clockOffset(): number {
 const known = (value: number): number | null => (Number.isNaN(value) ? null : value)
 
 function sampleAt(raw: Float64Array, start: number): PowerSample {
-  const at = (name: Column): number => raw[start + position[name]] ?? Number.NaN
+  const at = (name: EnergyColumn): number => raw[start + position[name]] ?? Number.NaN
   const bits = at('throttleBits')
   return {
     timeMs: at('timeMs') + clockOffset(),
@@ -73,7 +55,7 @@ function sampleAt(raw: Float64Array, start: number): PowerSample {
   }
 }
 
-const figureOf = (column: Column): Figure | null =>
+const figureOf = (column: EnergyColumn): Figure | null =>
   column === 'timeMs' || column === 'resets' || column === 'ticks'
     ? null
     : column === 'throttleBits'
@@ -94,9 +76,10 @@ export function readMonitor(monitor: EnergyMonitorHandle, sinceMs: number): View
   // Times are converted back and forth: a microsecond makes up for the rounding.
   const raw = call((b) => b.energy.monitorRead(monitor, sinceMs - clockOffset() - 1e-3))
   const samples: PowerSample[] = []
-  for (let i = 0; i + columns.length <= raw.samples.length; i += columns.length) samples.push(sampleAt(raw.samples, i))
+  const width = energyColumns.length
+  for (let i = 0; i + width <= raw.samples.length; i += width) samples.push(sampleAt(raw.samples, i))
   const unknown: Partial<Record<Figure, string>> = {}
-  for (const [i, column] of columns.entries()) {
+  for (const [i, column] of energyColumns.entries()) {
     const [figure, reason] = [figureOf(column), raw.reasons[i] ?? '']
     if (figure !== null && reason !== '') unknown[figure] = reason
   }

@@ -47,7 +47,8 @@ export function checkNumber(
   return value
 }
 
-const optionKeys = [
+/** @internal The options of an ExpertProfiler by name, also for those who pass them on. */
+export const profilerOptionKeys = [
   'numExperts',
   'windowSteps',
   'halfLifeSteps',
@@ -62,7 +63,7 @@ const optionKeys = [
 
 /** Checks options and fills in their defaults. */
 export function resolveOptions(options: ExpertProfilerOptions): Required<ExpertProfilerOptions> {
-  checkObject('options', options, optionKeys)
+  checkObject('options', options, profilerOptionKeys)
   const numExperts = checkInteger('options.numExperts', options.numExperts, 1, 65536)
   const hotShare = checkNumber('options.hotShare', options.hotShare ?? 0.5, {
     min: 0,

@@ -2,23 +2,12 @@
 import { DisposedError, resolveDevice, Stream, describe as spell, Tensor } from '@nexus/native'
 import { binding, bufferOf, countRingOf, type RawRouterDesc, streamOf } from '@nexus/native/binding'
 import { describe, expect, test } from 'vitest'
+import { plainRouter } from '../../../kernels/test-js/raw-descriptions.js'
 import { ExpertProfiler } from '../src/index.js'
 import { CountRing } from '../src/native.js'
 
 const [numExperts, topK] = [4, 2]
-const desc: RawRouterDesc = {
-  experts: numExperts,
-  topK,
-  score: 0,
-  groups: 1,
-  keepGroups: 1,
-  groupValue: 0,
-  weigh: 0,
-  jitter: 0.01,
-  normalize: 1,
-  epsilon: 0,
-  scale: 1,
-}
+const desc: RawRouterDesc = plainRouter(numExperts, topK)
 
 function missing(): string | null {
   try {

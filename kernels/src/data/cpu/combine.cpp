@@ -85,7 +85,15 @@ void run_shared_gate(const SharedGateArgs& given) {
   parallel_for((a.tokens + kTokens - 1) / kTokens, [&](int64_t b) {
     const int64_t first = b * kTokens, n = std::min(kTokens, a.tokens - first);
     const char* x = static_cast<const char*>(a.x) + first * a.hidden * static_cast<int64_t>(size_of(a.dtype));
-    table.dot[type](gate.data(), 0, 1, x, a.hidden, n, a.scale + first, n);
+    table.dot[type]({.x = gate.data(),
+                     .ldx = 0,
+                     .rows = 1,
+                     .w = x,
+                     .k = a.hidden,
+                     .depth = a.hidden,
+                     .columns = n,
+                     .c = a.scale + first,
+                     .ldc = n});
     table.sigmoid(a.scale + first, a.scale + first, n);
   });
 }

@@ -3,7 +3,7 @@
 
 #include "data/backend.h"
 #include "data/cpu/gemm.h"
-#include "data/cpu/isa.h"
+#include "data/cpu/variants.h"
 
 namespace nexus::cpu {
 
@@ -28,17 +28,9 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
   p.step = args.step;
   p.step_input = args.step_input;
   p.lanes = args.lanes;
+  p.kernel = choose(desc, args.choice_rows > 0 ? args.choice_rows : args.max_rows, args.choice);
   p.workers = std::max(1, stream.width());
   stream.enqueue([p] { run_grouped_product(p); });
-}
-
-std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows, bool) {
-  const Isa& table = isa();
-  const std::string prefix = std::string("cpu-") + table.name + "-" + name_of(desc.dtype) + "-";
-  const std::string panel = "panel" + std::to_string(table.panel_columns);
-  if (uses_dot_kernel(max_rows, desc.n)) return prefix + "dot";
-  // Per expert, by its own row count on the device.
-  return prefix + "dot<=" + std::to_string(kDotMaxRows) + "-" + panel;
 }
 
 }  // namespace nexus::cpu

@@ -3,12 +3,13 @@
 // Work is cut into tasks (expert, block of rows, block of columns), found from the offsets (and a step's
 // block, and the table of lanes, which leaves out tasks or says where they run) when the closure runs. A task writes
 // its own part of the output and nothing else, and how a sum is ordered depends on k and on the kernel alone, so
-// neither the number of threads nor the size of the blocks nor lanes change a bit. The kernel follows from the expert's
-// row count and n:
-//   dot    up to kDotMaxRows rows, or too few columns to fill a panel: streams the weights once, no packing.
-//   panel  otherwise: K in blocks of kDepth; weights packed to [depth][panel] f32 (second-level cache), rows gathered
-//   to
-//          f32, register-blocked products accumulate into a [rows][columns] block of scratch.
+// neither the number of threads nor the size of the blocks nor lanes change a bit. The kernel is one for all rows
+// (variants.cpp), or follows from the expert's row count and n:
+//   dot    a few rows, or too few columns to fill a panel: reads the weights where they lie, no packing.
+//   panel  otherwise: K in blocks of kDepth; a panel of weights packed to [depth][panel] f32 (first-level cache), rows
+//          gathered to f32, register-blocked products accumulate into a [rows][columns] block of scratch.
+// Both bring in the weights that come next while they compute: a task is as long as the slower of memory and
+// arithmetic, not as both.
 #include "data/cpu/gemm.h"
 
 #include <algorithm>
@@ -22,9 +23,13 @@
 namespace nexus::cpu {
 namespace {
 
-constexpr int64_t kRowBlock = 192;     // rows that share one packing of the weights
-constexpr int64_t kColumnBlock = 128;  // 128 × 256 × 4 B = 128 KiB of packed weights
+constexpr int64_t kRowBlock = 192;  // rows that share one packing of the weights
+constexpr int64_t kColumnBlock = 128;
 constexpr int64_t kDotColumnBlock = 64;
+constexpr int64_t kDotGroup = 18;         // rows that go over the weights together
+constexpr int64_t kDotWholeRows = 4;      // so few have all of k at once,
+constexpr int64_t kDotWholeDepth = 1024;  // more of them up to such a k,
+constexpr int64_t kDotDepth = 512;        // else blocks of it
 constexpr int64_t kFloatsPerLine = 16;
 
 constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -61,20 +66,49 @@ const char* weight_block(const GroupedProduct& p, const Task& t) {
 
 void run_dot(const GroupedProduct& p, const Isa& isa, const Task& t) {
   static thread_local Scratch scratch;
-  const int64_t ldx = divide_up(p.k, kPad) * kPad + kFloatsPerLine;  // not a power of two: rows spread over cache sets
+  const int64_t input_size = static_cast<int64_t>(size_of(p.input_dtype));
+  const int64_t weight_size = static_cast<int64_t>(size_of(p.weight_dtype));
   const int64_t ldc = divide_up(t.columns, kFloatsPerLine) * kFloatsPerLine;
-  // Many rows come here when n is small: then in groups, so that the converted rows stay in cache.
-  const int64_t group = std::min<int64_t>(t.rows, 16);
-  float* x = scratch.floats(group * (ldx + ldc));
+  const int64_t group = std::min(t.rows, kDotGroup);
+  // A few rows stay in the first-level cache as long as they are; of more a block of k does.
+  const int64_t block = group <= kDotWholeRows || p.k <= kDotWholeDepth ? p.k : kDotDepth;
+  const int64_t ldx =
+      divide_up(block, kPad) * kPad + kFloatsPerLine;  // not a power of two: rows spread over cache sets
+  const int64_t partial = block < p.k ? group * t.columns * kPad : 0;
+  float* x = scratch.floats(group * (ldx + ldc) + partial);
   float* sums = x + group * ldx;
+  const char* weight = weight_block(p, t);
+  const bool more_columns = t.first_column + t.columns < p.n;
   for (int64_t r0 = 0; r0 < t.rows; r0 += group) {
     const int64_t rows = std::min(group, t.rows - r0);
-    for (int64_t r = 0; r < rows; ++r) {
-      float* to = x + r * ldx;
-      isa.to_f32[index_of(p.input_dtype)](input_row(p, t.first_row + r0 + r), to, p.k);
-      std::fill(to + p.k, to + divide_up(p.k, kPad) * kPad, 0.f);
+    for (int64_t k0 = 0; k0 < p.k; k0 += block) {
+      const int64_t depth = std::min(block, p.k - k0);
+      const bool last = k0 + depth == p.k;
+      for (int64_t r = 0; r < rows; ++r) {
+        float* to = x + r * ldx;
+        isa.to_f32[index_of(p.input_dtype)](input_row(p, t.first_row + r0 + r) + k0 * input_size, to, depth);
+        std::fill(to + depth, to + divide_up(depth, kPad) * kPad, 0.f);
+      }
+      const char* w = weight + k0 * weight_size;
+      const char* next = nullptr;
+      if (!last)
+        next = w + depth * weight_size;
+      else if (r0 == 0 && more_columns)
+        next = weight + t.columns * p.k * weight_size;  // most likely the next task's
+      isa.dot[index_of(p.weight_dtype)]({.x = x,
+                                         .ldx = ldx,
+                                         .rows = rows,
+                                         .w = w,
+                                         .k = p.k,
+                                         .depth = depth,
+                                         .columns = t.columns,
+                                         .next = next,
+                                         .partial = sums + group * ldc,
+                                         .first = k0 == 0,
+                                         .last = last,
+                                         .c = sums,
+                                         .ldc = ldc});
     }
-    isa.dot[index_of(p.weight_dtype)](x, ldx, rows, weight_block(p, t), p.k, t.columns, sums, ldc);
     for (int64_t r = 0; r < rows; ++r) finish_row(p, isa, t, t.first_row + r0 + r, sums + r * ldc);
   }
 }
@@ -84,22 +118,27 @@ void run_panel(const GroupedProduct& p, const Isa& isa, const Task& t) {
   const int64_t width = isa.panel_columns;
   const int64_t panels = divide_up(t.columns, width);
   const int64_t ldc = panels * width + kFloatsPerLine;
-  float* a = scratch.floats(t.rows * kRowStride + panels * kDepth * width + t.rows * ldc);
+  float* a = scratch.floats(t.rows * kRowStride + kDepth * width + t.rows * ldc);
   float* packed = a + t.rows * kRowStride;
-  float* sums = packed + panels * kDepth * width;
+  float* sums = packed + kDepth * width;
   const char* weight = weight_block(p, t);
-  const int64_t weight_row = p.k * static_cast<int64_t>(size_of(p.weight_dtype));
+  const int64_t weight_size = static_cast<int64_t>(size_of(p.weight_dtype)), weight_row = p.k * weight_size;
   const int64_t input_size = static_cast<int64_t>(size_of(p.input_dtype));
 
   for (int64_t k0 = 0; k0 < p.k; k0 += kDepth) {
     const int64_t depth = std::min(kDepth, p.k - k0);
     for (int64_t r = 0; r < t.rows; ++r)
       isa.to_f32[index_of(p.input_dtype)](input_row(p, t.first_row + r) + k0 * input_size, a + r * kRowStride, depth);
-    for (int64_t j = 0; j < panels; ++j)
+    for (int64_t j = 0; j < panels; ++j) {
       isa.pack[index_of(p.weight_dtype)](weight + j * width * weight_row, p.k, k0, depth,
-                                         std::min(width, t.columns - j * width), packed + j * kDepth * width);
-    for (int64_t j = 0; j < panels; ++j)
-      isa.panel_product(a, t.rows, packed + j * kDepth * width, depth, sums + j * width, ldc, k0 == 0);
+                                         std::min(width, t.columns - j * width), packed);
+      const bool more = j + 1 < panels;  // the next panel of this block of k, else the first one of the next
+      const int64_t next_k = more ? k0 : k0 + kDepth, next_j = more ? j + 1 : 0;
+      isa.panel_product(a, t.rows, packed, depth, sums + j * width, ldc, k0 == 0,
+                        next_k < p.k ? weight + next_j * width * weight_row + next_k * weight_size : nullptr,
+                        weight_row, std::min(kDepth, p.k - next_k) * weight_size,
+                        std::min(width, t.columns - next_j * width));
+    }
   }
   for (int64_t r = 0; r < t.rows; ++r) finish_row(p, isa, t, t.first_row + r, sums + r * ldc);
 }
@@ -140,7 +179,7 @@ std::vector<Task> plan(const GroupedProduct& p, int64_t panel_columns) {
     for (int e = 0; e < p.experts; ++e) {
       const int64_t count = offsets[e + 1] - offsets[e];
       if (count == 0 || !runs_expert(p.lanes, e)) continue;
-      if (uses_dot_kernel(count, p.n))
+      if (p.kernel == RowKernel::kByRows ? uses_dot_kernel(p.weight_dtype, count, p.n) : p.kernel == RowKernel::kDot)
         add_tasks(tasks, p, e, offsets[e], count, rows, kDotColumnBlock >> shrink, true);
       else
         add_tasks(tasks, p, e, offsets[e], count, rows, columns, false);
@@ -155,7 +194,9 @@ std::vector<Task> plan(const GroupedProduct& p, int64_t panel_columns) {
 
 }  // namespace
 
-bool uses_dot_kernel(int64_t rows, int64_t n) { return rows <= kDotMaxRows || 2 * n <= isa().panel_columns; }
+bool uses_dot_kernel(DType weight_dtype, int64_t rows, int64_t n) {
+  return rows <= isa().dot_rows[index_of(weight_dtype)] || 2 * n <= isa().panel_columns;
+}
 
 void run_grouped_product(const GroupedProduct& given) {
   const Isa& table = isa();

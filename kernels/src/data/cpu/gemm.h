@@ -5,6 +5,9 @@
 
 namespace nexus::cpu {
 
+/// Which kernel takes the rows of an expert: by their number (uses_dot_kernel), or one for all.
+enum class RowKernel { kByRows, kDot, kPanel };
+
 struct GroupedProduct {
   DType input_dtype, weight_dtype, output_dtype;
   int experts = 1;
@@ -24,6 +27,7 @@ struct GroupedProduct {
   const StepBlock* step = nullptr;  ///< without offsets the rows are its tokens, up to max_rows
   bool step_input = false;          ///< input is its x
   LaneView lanes{};
+  RowKernel kernel = RowKernel::kByRows;
   int workers = 1;  ///< virtual workers of the stream, which cooperative lanes divide
 };
 
@@ -32,7 +36,6 @@ struct GroupedProduct {
 void run_grouped_product(const GroupedProduct& p);
 
 /// True where rows of one expert go through the dot kernel, false for the packed-panel kernel.
-bool uses_dot_kernel(int64_t rows, int64_t n);
-constexpr int64_t kDotMaxRows = 8;
+bool uses_dot_kernel(DType weight_dtype, int64_t rows, int64_t n);
 
 }  // namespace nexus::cpu

@@ -21,23 +21,39 @@ constexpr int64_t kRowStride = kDepth + 16;
 /// Rows that the dot kernel reads are padded with zeros to a multiple of this.
 constexpr int64_t kPad = 16;
 
+/// c[r, j] = Σ_i x[r, i] · w[j, i] for `rows` × `columns`, in blocks of i that go through `dot` one after the other.
+/// The sum runs in `width` interleaved partial sums, which are added at the end, whatever the rows, columns and blocks.
+struct DotBlock {
+  const float* x;  ///< of this block, [rows, ldx], padded with zeros to kPad
+  int64_t ldx, rows;
+  const void* w;  ///< of this block, [columns, k] of the dtype
+  int64_t k;
+  int64_t depth;  ///< i of this block: a multiple of kPad in all but the last
+  int64_t columns;
+  const void* next = nullptr;  ///< weights that are read after these, brought in meanwhile, or null
+  float* partial = nullptr;    ///< rows · columns · kPad floats, kept between blocks; none for a single one
+  bool first = true, last = true;
+  float* c;  ///< [rows, ldc], written by the last block
+  int64_t ldc;
+};
+
 /// `dtype` indexes the arrays: f32, bf16, f16.
 struct Isa {
   const char* name;
   int panel_columns;  ///< columns of a packed panel
+  int dot_rows[3];    ///< an expert's rows up to which dot is the faster one, by the weights' dtype: measured
 
   void (*to_f32[3])(const void* src, float* dst, int64_t n);
   void (*from_f32[3])(const float* src, void* dst, int64_t n);
 
-  /// c[r, j] = Σ_i x[r, i] · w[j, i] for `rows` × `columns`; x is f32 padded to kPad, w is [columns, k] of the dtype.
-  /// The sum runs in `width` interleaved partial sums, whatever the rows and columns of the call.
-  void (*dot[3])(const float* x, int64_t ldx, int64_t rows, const void* w, int64_t k, int64_t columns, float* c,
-                 int64_t ldc);
+  /// See DotBlock.
+  void (*dot[3])(const DotBlock& block);
   /// panel[i, j] = w[j, k0 + i] for i < depth, j < panel_columns (0 where j >= columns).
   void (*pack[3])(const void* w, int64_t k, int64_t k0, int64_t depth, int64_t columns, float* panel);
   /// c[r, 0..panel_columns) (+)= Σ_i a[r, i] · panel[i, ·], i ascending; a has stride kRowStride. `first` overwrites c.
+  /// Meanwhile next_bytes from each of next_rows rows at `next` (null: none) are brought into the cache.
   void (*panel_product)(const float* a, int64_t rows, const float* panel, int64_t depth, float* c, int64_t ldc,
-                        bool first);
+                        bool first, const char* next, int64_t next_stride, int64_t next_bytes, int64_t next_rows);
   /// v = v·scale + bias (bias may be null).
   void (*scale_bias)(float* v, float scale, const float* bias, int64_t n);
   /// In place; a gated epilogue reads n interleaved values and leaves n/2.

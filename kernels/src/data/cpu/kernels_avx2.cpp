@@ -92,6 +92,7 @@ inline Vec select_negative(Vec x, Vec if_negative, Vec otherwise) {
 }
 
 constexpr int kDotRows = 4, kDotColumns = 2, kPanelRows = 6;
+constexpr int kDotMaxRows = 16, kDotMaxRows16Bit = 16;
 #include "data/cpu/simd_kernels.h"
 constexpr Isa kTable = make_table("avx2");
 

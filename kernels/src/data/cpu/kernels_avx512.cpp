@@ -1,5 +1,5 @@
 // The leaf kernels for AVX-512 (F, BW, VL, DQ): 16 lanes, 32 registers: 12 × 2 accumulators, two panel vectors, a
-// broadcast.
+// broadcast; or 6 × 4, four of weights, one of the row.
 #include "data/cpu/isa.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
@@ -99,7 +99,8 @@ inline Vec select_negative(Vec x, Vec if_negative, Vec otherwise) {
   return {_mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x.v)), otherwise.v, if_negative.v)};
 }
 
-constexpr int kDotRows = 4, kDotColumns = 4, kPanelRows = 12;
+constexpr int kDotRows = 6, kDotColumns = 4, kPanelRows = 12;
+constexpr int kDotMaxRows = 16, kDotMaxRows16Bit = 32;
 #include "data/cpu/simd_kernels.h"
 constexpr Isa kTable = make_table("avx512");
 

@@ -95,6 +95,7 @@ inline Vec select_negative(Vec x, Vec if_negative, Vec otherwise) {
 }
 
 constexpr int kDotRows = 2, kDotColumns = 2, kPanelRows = 4;
+constexpr int kDotMaxRows = 8, kDotMaxRows16Bit = 8;
 #include "data/cpu/simd_kernels.h"
 constexpr Isa kTable = make_table("scalar");
 

@@ -10,6 +10,7 @@
 #include "data/cpu/gemm.h"
 #include "data/cpu/isa.h"
 #include "data/cpu/step.h"
+#include "data/cpu/variants.h"
 #include "exec/step.h"
 
 namespace nexus::cpu {
@@ -185,6 +186,7 @@ void router_logits(Stream& stream, const RouterLogitsArgs& args) {
   p.max_rows = args.tokens;
   p.step = args.step;
   p.step_input = args.step != nullptr;
+  if (args.batch_invariant) p.kernel = kInvariantKernel;
   stream.enqueue([p] { run_grouped_product(p); });
 }
 

@@ -1,6 +1,7 @@
 // The leaf kernels, written once over a vector type `Vec` and included by each kernels_*.cpp inside an anonymous
-// namespace, after `Vec`, `kDotRows`, `kDotColumns` and `kPanelRows` are defined. No include guard, no standard library
-// calls: what is emitted here may use instructions that other machines lack, so nothing may have external linkage.
+// namespace, after `Vec` and the constants for its registers (`kDotRows`, …) are defined. No include guard, no
+// standard library calls: what is emitted here may use instructions that other machines lack, so nothing may have
+// external linkage.
 //
 // Two matrix kernels, both float32-accumulating, with a sum order that depends on k alone:
 //   dot            reads weights once in their own dtype, K-contiguous, with kWidth partial sums per output. Bytes: the
@@ -42,51 +43,83 @@ void from_f32(const float* src, void* dst, int64_t n) {
 
 // ---- matrix products -----------------------------------------------------------------------------------------------
 
+/// R rows times C columns over the block's k: R · C vectors of partial sums. The first rows of columns bring in the
+/// columns that come next.
 template <class T, int R, int C>
-inline void dot_block(const float* x, int64_t ldx, const T* w, int64_t k, float* c, int64_t ldc) {
+inline void dot_tile(const DotBlock& b, int64_t row, int64_t column) {
+  constexpr int64_t kLine = 64 / sizeof(T) < kWidth ? kWidth : 64 / sizeof(T);
+  const float* x = b.x + row * b.ldx;
+  const T* w = static_cast<const T*>(b.w) + column * b.k;
+  const T* next = nullptr;
+  // One row of float32 keeps pace with what the hardware fetches by itself.
+  if (row == 0 && (R > 1 || sizeof(T) == 2))
+    next = column + C < b.columns ? w + C * b.k : static_cast<const T*>(b.next);
+  float* partial = b.partial + (column * b.rows + row) * kWidth;
   Vec sum[R][C];
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < C; ++j) sum[r][j] = Vec::set1(0.f);
-  int64_t i = 0;
-  for (; i + kWidth <= k; i += kWidth) {
-    Vec b[C];
 #pragma GCC unroll 8
-    for (int j = 0; j < C; ++j) b[j] = Vec::load(w + j * k + i);
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int j = 0; j < C; ++j) sum[r][j] = b.first ? Vec::set1(0.f) : Vec::load(partial + (j * b.rows + r) * kWidth);
+  const auto step = [&](int64_t i) __attribute__((always_inline)) {
+    Vec y[C];
+#pragma GCC unroll 8
+    for (int j = 0; j < C; ++j) y[j] = Vec::load(w + j * b.k + i);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Vec a = Vec::load(x + r * ldx + i);
+      const Vec a = Vec::load(x + r * b.ldx + i);
 #pragma GCC unroll 8
-      for (int j = 0; j < C; ++j) sum[r][j] = fma(a, b[j], sum[r][j]);
+      for (int j = 0; j < C; ++j) sum[r][j] = fma(a, y[j], sum[r][j]);
     }
+  };
+  int64_t i = 0;
+  for (; i + kLine <= b.depth; i += kLine) {
+    if (next) {
+#pragma GCC unroll 8
+      for (int j = 0; j < C; ++j) __builtin_prefetch(next + j * b.k + i);
+    }
+#pragma GCC unroll 8
+    for (int64_t u = 0; u < kLine; u += kWidth) step(i + u);
   }
-  if (i < k) {
+  for (; i + kWidth <= b.depth; i += kWidth) step(i);
+  if (i < b.depth) {
     for (int j = 0; j < C; ++j) {
-      const Vec b = load_tail(w + j * k + i, k - i);
-      for (int r = 0; r < R; ++r) sum[r][j] = fma(Vec::load(x + r * ldx + i), b, sum[r][j]);
+      const Vec y = load_tail(w + j * b.k + i, b.depth - i);
+      for (int r = 0; r < R; ++r) sum[r][j] = fma(Vec::load(x + r * b.ldx + i), y, sum[r][j]);
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int j = 0; j < C; ++j) c[r * ldc + j] = sum[r][j].sum();
+  if (b.last) {
+    for (int r = 0; r < R; ++r)
+      for (int j = 0; j < C; ++j) b.c[(row + r) * b.ldc + column + j] = sum[r][j].sum();
+  } else {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int j = 0; j < C; ++j) Vec::store(partial + (j * b.rows + r) * kWidth, sum[r][j]);
+  }
+}
+
+template <class T, int C, int R>
+inline void dot_rest(const DotBlock& b, int64_t row, int64_t column) {
+  if constexpr (R > 0) {
+    if (b.rows - row == R)
+      dot_tile<T, R, C>(b, row, column);
+    else
+      dot_rest<T, C, R - 1>(b, row, column);
+  }
 }
 
 template <class T, int C>
-inline void dot_columns(const float* x, int64_t ldx, int64_t rows, const T* w, int64_t k, float* c, int64_t ldc) {
-  int64_t r = 0;
-  for (; r + kDotRows <= rows; r += kDotRows) dot_block<T, kDotRows, C>(x + r * ldx, ldx, w, k, c + r * ldc, ldc);
-  if (kDotRows > 2 && r + 2 <= rows) {
-    dot_block<T, 2, C>(x + r * ldx, ldx, w, k, c + r * ldc, ldc);
-    r += 2;
-  }
-  for (; r < rows; ++r) dot_block<T, 1, C>(x + r * ldx, ldx, w, k, c + r * ldc, ldc);
+inline void dot_columns(const DotBlock& b, int64_t column) {
+  int64_t row = 0;
+  for (; row + kDotRows <= b.rows; row += kDotRows) dot_tile<T, kDotRows, C>(b, row, column);
+  dot_rest<T, C, kDotRows - 1>(b, row, column);
 }
 
 template <class T>
-void dot(const float* x, int64_t ldx, int64_t rows, const void* w, int64_t k, int64_t columns, float* c, int64_t ldc) {
-  const T* weights = static_cast<const T*>(w);
+void dot(const DotBlock& b) {
   int64_t j = 0;
-  for (; j + kDotColumns <= columns; j += kDotColumns)
-    dot_columns<T, kDotColumns>(x, ldx, rows, weights + j * k, k, c + j, ldc);
-  for (; j < columns; ++j) dot_columns<T, 1>(x, ldx, rows, weights + j * k, k, c + j, ldc);
+  for (; j + kDotColumns <= b.columns; j += kDotColumns) dot_columns<T, kDotColumns>(b, j);
+  for (; j < b.columns; ++j) dot_columns<T, 1>(b, j);
 }
 
 template <class T>
@@ -111,8 +144,23 @@ void pack(const void* w, int64_t k, int64_t k0, int64_t depth, int64_t columns, 
   }
 }
 
+/// Brings in, line by line, what is packed next while the arithmetic units are busy.
+struct Ahead {
+  const char* at;  ///< null: nothing
+  int64_t stride, lines, rows;
+  int64_t line = 0, row = 0;
+  inline void step() {
+    __builtin_prefetch(at + line * 64, 0, 2);
+    if (++line < lines) return;
+    line = 0;
+    at += stride;
+    if (++row == rows) at = nullptr;
+  }
+};
+
 template <int M>
-inline void panel_rows(const float* a, const float* panel, int64_t depth, float* c, int64_t ldc, bool first) {
+inline void panel_rows(const float* a, const float* panel, int64_t depth, float* c, int64_t ldc, bool first,
+                       Ahead& ahead) {
   Vec sum[M][2];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
@@ -121,6 +169,7 @@ inline void panel_rows(const float* a, const float* panel, int64_t depth, float*
   }
   for (int64_t i = 0; i < depth; ++i) {
     const Vec b0 = Vec::load(panel + i * kPanel), b1 = Vec::load(panel + i * kPanel + kWidth);
+    if (ahead.at) ahead.step();
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
       const Vec x = Vec::set1(a[m * kRowStride + i]);
@@ -137,20 +186,22 @@ inline void panel_rows(const float* a, const float* panel, int64_t depth, float*
 
 template <int M>
 inline void panel_remainder(int64_t rows, const float* a, const float* panel, int64_t depth, float* c, int64_t ldc,
-                            bool first) {
+                            bool first, Ahead& ahead) {
   if constexpr (M > 0) {
     if (rows == M)
-      panel_rows<M>(a, panel, depth, c, ldc, first);
+      panel_rows<M>(a, panel, depth, c, ldc, first, ahead);
     else
-      panel_remainder<M - 1>(rows, a, panel, depth, c, ldc, first);
+      panel_remainder<M - 1>(rows, a, panel, depth, c, ldc, first, ahead);
   }
 }
 
-void panel_product(const float* a, int64_t rows, const float* panel, int64_t depth, float* c, int64_t ldc, bool first) {
+void panel_product(const float* a, int64_t rows, const float* panel, int64_t depth, float* c, int64_t ldc, bool first,
+                   const char* next, int64_t next_stride, int64_t next_bytes, int64_t next_rows) {
+  Ahead ahead{next, next_stride, (next_bytes + 63) / 64, next_rows};
   int64_t r = 0;
   for (; r + kPanelRows <= rows; r += kPanelRows)
-    panel_rows<kPanelRows>(a + r * kRowStride, panel, depth, c + r * ldc, ldc, first);
-  panel_remainder<kPanelRows - 1>(rows - r, a + r * kRowStride, panel, depth, c + r * ldc, ldc, first);
+    panel_rows<kPanelRows>(a + r * kRowStride, panel, depth, c + r * ldc, ldc, first, ahead);
+  panel_remainder<kPanelRows - 1>(rows - r, a + r * kRowStride, panel, depth, c + r * ldc, ldc, first, ahead);
 }
 
 // ---- elementwise
@@ -300,6 +351,7 @@ void softmax(const float* l, float* p, int64_t n) {
 constexpr Isa make_table(const char* name) {
   return Isa{name,
              static_cast<int>(kPanel),
+             {kDotMaxRows, kDotMaxRows16Bit, kDotMaxRows16Bit},
              {to_f32<float>, to_f32<Bf16>, to_f32<F16>},
              {from_f32<float>, from_f32<Bf16>, from_f32<F16>},
              {dot<float>, dot<Bf16>, dot<F16>},

@@ -16,6 +16,7 @@
 #include <type_traits>
 
 #include "data/cuda/gemv.h"
+#include "data/cuda/gemv_sum.cuh"
 #include "data/cuda/grouped_tile.cuh"
 #include "data/cuda/launch.h"
 
@@ -55,7 +56,7 @@ __device__ __forceinline__ int expert_of(const GroupedParams& p, int row) {
 /// The first chunks of the eight weight rows of one expert, and what reads on from there.
 template <class T>
 struct Weights {
-  static constexpr int VEC = 16 / sizeof(T);
+  static constexpr int VEC = kChunk<T>;
   const T* row[kColumns];
   Pack<T, VEC> ahead[kColumns];
   bool first;  // this lane has a chunk ahead
@@ -86,10 +87,7 @@ __device__ __forceinline__ void gemv_tile(const GroupedParams& p, const Weights<
   float acc[kColumns] = {};
   if (weights.first) {
     const Pack<T, kVec> v = load_pack<kVec>(x);
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i)
-#pragma unroll
-      for (int c = 0; c < kVec; ++c) acc[i] = fmaf(to_float(weights.ahead[i].v[c]), to_float(v.v[c]), acc[i]);
+    add_chunk<T>(weights.ahead, v, acc);
   }
 #pragma unroll 2
   for (int at = 32 * kVec; at + lane * kVec < k; at += 32 * kVec) {
@@ -97,10 +95,7 @@ __device__ __forceinline__ void gemv_tile(const GroupedParams& p, const Weights<
     Pack<T, kVec> w[kColumns];
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) w[i] = load_stream<T, kVec>(weights.row[i] + at);
-#pragma unroll
-    for (int i = 0; i < kColumns; ++i)
-#pragma unroll
-      for (int c = 0; c < kVec; ++c) acc[i] = fmaf(to_float(w[i].v[c]), to_float(v.v[c]), acc[i]);
+    add_chunk<T>(w, v, acc);
   }
   float v[kColumns];
 #pragma unroll
@@ -109,13 +104,11 @@ __device__ __forceinline__ void gemv_tile(const GroupedParams& p, const Weights<
 
   const float scale = p.row_scale ? p.row_scale[slot] : 1.f;
   const int valid = min(kColumns, n - column);
-  const float* bias = p.bias ? p.bias + static_cast<int64_t>(expert) * n + column : nullptr;
+  float bias[kColumns] = {};
 #pragma unroll
-  for (int i = 0; i < kColumns; ++i) {
-    v[i] *= scale;
-    if (bias && i < valid) v[i] += __ldg(bias + i);
-  }
-  apply_epilogue(static_cast<Epilogue>(p.epilogue), p.limit, p.alpha, v);
+  for (int i = 0; i < kColumns; ++i)
+    if (p.bias && i < valid) bias[i] = __ldg(p.bias + static_cast<int64_t>(expert) * n + column + i);
+  finish_sums(scale, p.bias != nullptr, bias, static_cast<Epilogue>(p.epilogue), p.limit, p.alpha, v);
   const int64_t out_row = p.scatter ? slot : row;
   if (p.gated) {
     T* out = static_cast<T*>(p.output) + out_row * (p.n / 2) + column / 2;

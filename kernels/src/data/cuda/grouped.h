@@ -1,11 +1,13 @@
 // The grouped linear layer on CUDA, in four steps that know nothing of one another's insides:
 //   descriptor → choose() → Variant → launch_*() → kernel.
-// A faster kernel for one architecture is a new Variant row, one case in choose() and one launcher.
+// A faster kernel for one architecture is a new Variant row in variants_cuda.cpp, with the order of its sums and when
+// it is correct, and one launcher; a table of measurements then finds it. choose() names what runs where none was made.
 #pragma once
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "nexus/experts.h"
 
@@ -39,18 +41,59 @@ struct GroupedParams {
 
 enum class Kernel { kMma, kMmaGuarded, kSimt, kGemv, kWgmma };
 
-/// A tile shape. The K order of every sum is ascending k in one accumulator, whatever the shape.
+/// How a sum over k is ordered. Variants of one order give a row the same bits, whatever their tiles: those of kMma16
+/// and kWgmma64 walk k upwards in one accumulator, by an mma's 16 or a wgmma chain's 64; kSimt1 by 1; kGemv sums every
+/// 32nd chunk in a lane and the lanes in a butterfly, and has no tile for many rows.
+enum class SumOrder { kMma16, kWgmma64, kSimt1, kGemv };
+constexpr const char* name_of(SumOrder order) {
+  switch (order) {
+    case SumOrder::kMma16:
+      return "mma16";
+    case SumOrder::kWgmma64:
+      return "wgmma64";
+    case SumOrder::kSimt1:
+      return "simt1";
+    case SumOrder::kGemv:
+      return "gemv";
+  }
+  return "";
+}
+
+/// A tile shape.
 struct Variant {
   const char* name;
   Kernel kernel;
+  SumOrder order;
   int bm, bn, bk, stages, warps;
   size_t shared_bytes;
   bool share_sm = false;  // made to run beside a neighbour's blocks
 };
 
-/// Picks by dtype, shape, alignment and rows per expert only (and by what a block of this architecture may hold, never
-/// by how many SMs there are). `aligned`: rows of input and weight start at multiples of 16 bytes. `hopper`: the
-/// kernels of compute capability 9.0a may be used (arch.h); they do not write float32.
+/// All that a choice without a table may depend on: dtype, shape, alignment, rows, and what a block of this
+/// architecture may hold; never how many SMs there are. `aligned`: rows of input and weight start at multiples of 16
+/// bytes. `hopper`: the kernels of compute capability 9.0a may be used (arch.h); they do not write float32.
+struct Problem {
+  DType dtype;
+  int64_t k, n;
+  int experts;
+  int64_t rows;
+  bool aligned;
+  size_t shared_limit;
+  bool hopper;
+};
+/// The heuristic; with `only`, among the variants of one order, of which there must be one (invariant_order()).
+const Variant& choose(const Problem& problem, const SumOrder* only = nullptr);
+/// The override, else the table's first candidate, else the heuristic.
+const Variant& choose(const Problem& problem, const VariantKey& key, const VariantChoice& choice);
+/// Whether a variant computes the problem correctly.
+bool fits(const Variant& variant, const Problem& problem);
+/// Every variant that does, but for those made to share an SM.
+std::vector<const Variant*> candidates(const Problem& problem);
+/// The order that has a variant for any number of rows of the problem's layer: the table's, if it has, else the one
+/// that is fastest over all of them by and large.
+SumOrder invariant_order(const Problem& problem, const std::string* measured = nullptr);
+
+/// The heuristic for the router's product.
 const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t max_rows, bool aligned,
                       size_t shared_limit, bool hopper = false);
 

@@ -7,8 +7,8 @@ namespace {
 
 template <class S>
 constexpr Variant variant(const char* name, bool share_sm = false) {
-  return {name,      Kernel::kWgmma,  S::ROWS * S::CLUSTER, S::COLUMNS, S::BK,
-          S::STAGES, S::THREADS / 32, S::SHARED_BYTES,      share_sm};
+  return {name,  Kernel::kWgmma, SumOrder::kWgmma64, S::ROWS * S::CLUSTER, S::COLUMNS,
+          S::BK, S::STAGES,      S::THREADS / 32,    S::SHARED_BYTES,      share_sm};
 }
 
 }  // namespace

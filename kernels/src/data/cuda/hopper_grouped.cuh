@@ -20,6 +20,8 @@
 // whose results nobody stores.)
 #pragma once
 #include "data/cuda/check.h"
+#include "data/cuda/hopper_shape.h"
+#include "data/cuda/hopper_staged.cuh"
 #include "data/cuda/hopper_tile.cuh"
 #include "data/cuda/launch.h"
 #include "data/cuda/mma.cuh"
@@ -27,45 +29,110 @@
 namespace nexus::cuda::hopper {
 
 /// REGISTERS: of every thread at the launch. PRODUCER, CONSUMER: of theirs, once the warpgroups have divided them up.
-template <class T, int ROWS_, int STAGES_, int CLUSTER_, int REGISTERS_, int PRODUCER_, int CONSUMER_>
+/// O: see hopper_shape.h.
+template <class T, int ROWS_, int STAGES_, int CLUSTER_, int REGISTERS_, int PRODUCER_, int CONSUMER_, class O = Plain>
 struct Shape {
   using Element = T;
   static constexpr int ROWS = ROWS_, STAGES = STAGES_, CLUSTER = CLUSTER_;
   static constexpr int REGISTERS = REGISTERS_, PRODUCER = PRODUCER_, CONSUMER = CONSUMER_;
-  static constexpr int COLUMNS = 256, BK = 64;  // 64 elements: one 128-byte row of the swizzle
-  static constexpr int THREADS = 384, PRODUCERS = 128, CONSUMER_WARPS = 8;
-  static constexpr int BOX_COLUMNS = 128, BOX_BYTES = BOX_COLUMNS * BK * 2;
+  static constexpr int BLOCKS = O::BLOCKS;
+  static constexpr bool STAGED = O::STAGED, AHEAD = O::AHEAD, TURNS = O::TURNS, MIXED = O::MIXED;
+  static constexpr bool LEAN = O::LEAN;
+  static constexpr int GROUP_COLUMNS = 64 * BLOCKS;  // of a consumer warpgroup
+  static constexpr int COLUMNS = TURNS ? GROUP_COLUMNS : 2 * GROUP_COLUMNS;
+  static constexpr int BK = 64;  // 64 elements: one 128-byte row of the swizzle
+  static constexpr int THREADS = 384, PRODUCERS = 128;
+  static constexpr int CONSUMER_WARPS = TURNS ? 4 : 8;  // that use a stage
+  static constexpr int BOX_COLUMNS = COLUMNS / CLUSTER < 128 ? COLUMNS / CLUSTER : 128;
+  static constexpr int BOX_BYTES = BOX_COLUMNS * BK * 2, BOXES = COLUMNS / CLUSTER / BOX_COLUMNS;  // of each block
+  static constexpr int GROUP_BYTES = TURNS ? 0 : GROUP_COLUMNS * BK * 2;  // from one's weights to the other's
   static constexpr int WEIGHT_BYTES = COLUMNS * BK * 2, STAGE_BYTES = WEIGHT_BYTES + ROWS * BK * 2;
   static constexpr int PASSES = ROWS / 16;  // token rows that one producer thread copies
-  static constexpr int BOX_ROWS = 32, ROW_BOX_BYTES = BOX_ROWS * BK * 2;
-  static constexpr int RING = 8;        // tiles between producer and consumers: more than STAGES
-  static constexpr int ACC = ROWS / 2;  // accumulators per thread and 64 columns
+  static constexpr int BOX_ROWS = ROWS < 32 ? ROWS : 32, ROW_BOX_BYTES = BOX_ROWS * BK * 2;
+  static constexpr int RING = STAGES < 8 ? 8 : 16;  // tiles between producer and consumers: more than STAGES
+  static constexpr int ACC = ROWS / 2;              // accumulators per thread and 64 columns
   // More than there are, and consumers would wait for them for ever.
   static_assert(PRODUCERS * PRODUCER + (THREADS - PRODUCERS) * CONSUMER <= THREADS * REGISTERS);
   static_assert(REGISTERS % 8 == 0 && PRODUCER % 8 == 0 && CONSUMER % 8 == 0);
   static_assert(ROWS % BOX_ROWS == 0 && STAGE_BYTES % 1024 == 0 && RING > STAGES);
+  static_assert(ROWS % (8 * Finish<T, BLOCKS>::template GROUPS<ACC>) == 0 && ROWS % 16 == 0);
+  static_assert(BLOCKS == 2 || !STAGED);
+  static_assert(BOXES * BOX_COLUMNS * CLUSTER == COLUMNS && (CLUSTER == 1 || BOXES == 1));
 
-  struct Control {
+  struct Common {
     uint64_t full[STAGES], empty[STAGES];
     Tile ring[RING];
-    OutputRows<ROWS> rows[2];  // of each consumer warpgroup
+    OutputRows<ROWS, !STAGED> rows[2];  // of each consumer warpgroup
   };
+  struct InTurns : Common {
+    int done[2];  // for each consumer: there are no more tiles, said by the other
+  };
+  using Control = std::conditional_t<TURNS, InTurns, Common>;
   // Offsets from the first buffer, so that one register addresses all of it.
   static constexpr uint32_t FULL = STAGES * STAGE_BYTES, EMPTY = FULL + STAGES * 8;
-  static constexpr int SHARED_BYTES = 1024 + STAGES * STAGE_BYTES + static_cast<int>(sizeof(Control));
+  static constexpr uint32_t STAGING = (FULL + static_cast<uint32_t>(sizeof(Control)) + 15) & ~15u;
+  static constexpr int STAGING_BYTES = staging_bytes(STAGED, GROUP_COLUMNS);
+  static constexpr int SHARED_BYTES = 1024 + (STAGED ? static_cast<int>(STAGING) + STAGING_BYTES
+                                                     : STAGES * STAGE_BYTES + static_cast<int>(sizeof(Control)));
+  static_assert(SHARED_BYTES <= 227 * 1024);
+  static_assert(!STAGED || STAGING_BYTES / 2 >= ROWS * 4, "row scales lie there where nothing is staged");
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// The position in the ring of buffers: `phase` flips each time it wraps.
-template <int STAGES>
-struct Cursor {
-  int stage = 0;
-  uint32_t phase = 0;
-  __device__ __forceinline__ void advance() {
-    if (++stage == STAGES) stage = 0, phase ^= 1;
+/// This block's part of a tile's weights of step s: by one thread.
+template <class S>
+__device__ __forceinline__ void copy_weights(const CUtensorMap& map, uint32_t buffer, uint32_t ready, int s, int y,
+                                             int rank) {
+  if constexpr (S::CLUSTER > 1) {
+    copy_box_multicast(buffer + rank * S::BOX_BYTES, &map, s * S::BK, y + rank * S::BOX_COLUMNS, ready, 3);
+  } else {
+#pragma unroll
+    for (int i = 0; i < S::BOXES; ++i)
+      copy_box(buffer + i * S::BOX_BYTES, &map, s * S::BK, y + i * S::BOX_COLUMNS, ready);
   }
-};
+}
+
+/// Bytes that a step brings besides rows that are copied one by one.
+template <class S>
+__device__ __forceinline__ uint32_t step_bytes(const GroupedParams& p, const Tile& tile) {
+  const int boxes = p.copy_rows ? 0 : (tile.padded + S::BOX_ROWS - 1) / S::BOX_ROWS;
+  return S::WEIGHT_BYTES + boxes * S::ROW_BOX_BYTES;
+}
+
+/// AHEAD, before the kernel before this one has ended. Where the offsets are older than it: the first tile's weights on
+/// their way to its first buffers; returns for how many. Else a guess of them to L2, as if all experts had equally many
+/// rows. One warp calls it.
+template <class S, bool LANES>
+__device__ __forceinline__ int look_ahead(const GroupedParams& p, const CUtensorMap& map, uint32_t buffers,
+                                          typename S::Control& control, int rank, int block, int steps) {
+  const int lane = threadIdx.x & 31;
+  const int first = min(steps, S::STAGES);
+  if (!p.settled) {
+    if (LANES || lane != 0 || p.offsets == nullptr) return 0;
+    const int rows = static_cast<int>(p.max_rows) / p.experts, span = S::ROWS * S::CLUSTER;
+    const GuessedTile guess = guess_tile(block, p.n_tiles, (rows + span - 1) / span);
+    if (guess.expert >= p.experts) return 0;
+    const int y = guess.expert * static_cast<int>(p.n) + guess.column_tile * S::COLUMNS + rank * S::BOX_COLUMNS;
+    for (int s = 0; s < first; ++s)
+#pragma unroll
+      for (int i = 0; i < S::BOXES; ++i) prefetch_box(&map, s * S::BK, y + i * S::BOX_COLUMNS);
+    return 0;
+  }
+  if (LANES || p.copy_rows) return 0;
+  Tile tile{};
+  if (!find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES, S::MIXED, true>(p, block, rank, tile, -1)) return 0;
+  if (lane == 0) {
+    control.ring[0] = tile;
+    const int y = tile.expert * static_cast<int>(p.n) + tile.column;
+    for (int s = 0; s < first; ++s) {
+      const uint32_t ready = buffers + S::FULL + s * 8;
+      arrive_expect(ready, step_bytes<S>(p, tile));
+      copy_weights<S>(map, buffers + s * S::STAGE_BYTES, ready, s, y, rank);
+    }
+  }
+  return first;
+}
 
 /// Fills the buffers for the tiles of this block, `block` of `blocks` where a pair counts as one.
 template <class S, bool LANES>
@@ -75,6 +142,12 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
   const int k = static_cast<int>(p.k), steps = (k + S::BK - 1) / S::BK;
   const int thread = threadIdx.x, chunk = thread % 8, copy_row = thread / 8;
   const uint32_t copy_at = S::WEIGHT_BYTES + copy_row * 128 + ((chunk ^ (copy_row & 7)) * 16);
+  int ahead = 0;  // steps whose weights are on their way already
+  if constexpr (S::AHEAD) {
+    if (thread < 32) ahead = look_ahead<S, LANES>(p, map, buffers, control, rank, block, steps);
+    wait_for_previous();
+    release_next();
+  }
   if (!p.copy_rows && thread >= 32) return;  // one thread issues all copies, its warp finds the tiles
   const char* input = static_cast<const char*>(input_of(p)) + chunk * 16;
   const int64_t pitch = p.k * 2;
@@ -85,15 +158,20 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
 #pragma unroll 1
   for (int index = walk.first;; index += walk.stride) {
     Tile tile{};
-    const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, index, rank, tile, walk.lane);
+    const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES, S::MIXED>(p, index, rank, tile, walk.lane);
     if (LANES && found && thread == 0) trace_tile(p, tile.expert);
-    // A row past the tile's end is given a row that exists: its results are not stored.
-    const char* rows[S::PASSES];
+    // A row past the tile's end is given a row that exists: its results are not stored. LEAN: in units of 16 bytes from
+    // the first, half the registers (the launch has checked that they fit).
+    std::conditional_t<S::LEAN, uint32_t, const char*> rows[S::PASSES];
     if (found && p.copy_rows) {
 #pragma unroll
       for (int i = 0; i < S::PASSES; ++i) {
         const int row = tile.row + max(0, min(copy_row + i * 16, tile.rows - 1));
-        rows[i] = input + (p.gather ? max(0, slot_at(p, row)) / p.rows_per_input : row) * pitch;
+        const int from = p.gather ? max(0, slot_at(p, row)) / p.rows_per_input : row;
+        if constexpr (S::LEAN)
+          rows[i] = static_cast<uint32_t>(from) * (static_cast<uint32_t>(k) / 8);
+        else
+          rows[i] = input + from * pitch;
       }
     }
     const int y = tile.expert * static_cast<int>(p.n) + tile.column;
@@ -103,21 +181,17 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1);
       __syncwarp();  // only one lane may go on to issue copies: none of the others may miss a phase of the barrier
       // All buffers filled before this one's last round are consumed, so the ring's slot of RING tiles ago is free.
-      if (s == 0 && thread == 0) control.ring[slot] = tile;
+      if (s == 0 && thread == 0 && !(S::AHEAD && ahead > 0)) control.ring[slot] = tile;
       if (!found) {
         if (p.copy_rows) arrive(ready);
         if (thread == 0) arrive(ready);
         return;
       }
-      if (thread == 0) {
-        const int boxes = p.copy_rows ? 0 : (tile.padded + S::BOX_ROWS - 1) / S::BOX_ROWS;
-        arrive_expect(ready, S::WEIGHT_BYTES + boxes * S::ROW_BOX_BYTES);
-        if constexpr (S::CLUSTER > 1) {
-          copy_box_multicast(buffer + rank * S::BOX_BYTES, &map, s * S::BK, y + rank * S::BOX_COLUMNS, ready, 3);
-        } else {
-          copy_box(buffer, &map, s * S::BK, y, ready);
-          copy_box(buffer + S::BOX_BYTES, &map, s * S::BK, y + S::BOX_COLUMNS, ready);
-        }
+      if (S::AHEAD && ahead > 0) {
+        --ahead;
+      } else if (thread == 0) {
+        arrive_expect(ready, step_bytes<S>(p, tile));
+        copy_weights<S>(map, buffer, ready, s, y, rank);
       }
       if (!p.copy_rows) {
         // Rows of other experts may follow in the last box: their results are not stored.
@@ -131,8 +205,13 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       const bool inside = s * S::BK + chunk * 8 < k;  // chunks past k become zeros; nothing is read for them
 #pragma unroll
       for (int i = 0; i < S::PASSES; ++i) {
-        if (i * 16 < tile.padded) copy16_async(buffer + copy_at + i * 16 * 128, rows[i], inside);
-        rows[i] += S::BK * 2;
+        if constexpr (S::LEAN) {
+          const char* const from = input + s * (S::BK * 2) + static_cast<uint64_t>(rows[i]) * 16;
+          if (i * 16 < tile.padded) copy16_async(buffer + copy_at + i * 16 * 128, from, inside);
+        } else {
+          if (i * 16 < tile.padded) copy16_async(buffer + copy_at + i * 16 * 128, rows[i], inside);
+          rows[i] += S::BK * 2;
+        }
       }
       arrive_after_copies(ready);
       at.advance();
@@ -141,9 +220,10 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
   }
 }
 
-template <class S, int N>
-__device__ __forceinline__ void multiply(float (&acc)[2][S::ACC], Cursor<S::STAGES>& at, int steps, uint32_t buffers,
-                                         int group) {
+/// issued(): all products are on their way, and all buffers seen full.
+template <class S, int N, class F>
+__device__ __forceinline__ void multiply(float (&acc)[S::BLOCKS][S::ACC], Cursor<S::STAGES>& at, int steps,
+                                         uint32_t buffers, int group, F&& issued) {
   using Mma = Wgmma<typename S::Element, N>;
   const int lane = threadIdx.x & 31;
   const auto release = [&](int stage) {
@@ -159,13 +239,13 @@ __device__ __forceinline__ void multiply(float (&acc)[2][S::ACC], Cursor<S::STAG
     wait(buffers + S::FULL + at.stage * 8, at.phase);
     fence_async_proxy();
     const uint32_t buffer = buffers + at.stage * S::STAGE_BYTES;
-    const uint64_t a = matrix_descriptor(buffer + group * S::BOX_BYTES),
+    const uint64_t a = matrix_descriptor(buffer + group * S::GROUP_BYTES),
                    b = matrix_descriptor(buffer + S::WEIGHT_BYTES);
     wgmma_fence();
 #pragma unroll
     for (int kk = 0; kk < S::BK / 16; ++kk) {
       Mma::multiply(acc[0], a + kk * 2, b + kk * 2);
-      Mma::multiply(acc[1], a + (64 * 128 >> 4) + kk * 2, b + kk * 2);
+      if constexpr (S::BLOCKS == 2) Mma::multiply(acc[1], a + (64 * 128 >> 4) + kk * 2, b + kk * 2);
     }
     wgmma_commit();
     wgmma_wait<1>();
@@ -173,25 +253,56 @@ __device__ __forceinline__ void multiply(float (&acc)[2][S::ACC], Cursor<S::STAG
     previous = at.stage;
     at.advance();
   }
+  issued();
   wgmma_wait<0>();
   release(previous);
 }
+
+constexpr int kTurn = 3;  // and 4: the named barriers by which the two consumers give one another the turn
 
 template <class S>
 __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers, typename S::Control& control) {
   using T = typename S::Element;
   const int group = static_cast<int>(threadIdx.x) / 128 - 1, thread = threadIdx.x & 127;
   const int steps = (static_cast<int>(p.k) + S::BK - 1) / S::BK;
-  OutputRows<S::ROWS>& map = control.rows[group];
-  const Finish<T> finish{p, map.output, map.scale};
+  auto& map = control.rows[group];
+  // STAGED: the rows' scales lie where otherwise finished rows are staged, since no launch needs both.
+  const auto scales = [&]() -> float* {
+    if constexpr (S::STAGED)
+      return reinterpret_cast<float*>(reinterpret_cast<unsigned char*>(&control) + (S::STAGING - S::FULL) +
+                                      group * (S::STAGING_BYTES / 2));
+    else
+      return map.scale;
+  };
+  const Finish<T, S::BLOCKS> finish{p, map.output, scales()};
   Cursor<S::STAGES> at;
   int slot = 0;
+  if constexpr (S::TURNS) {
+    // The second warpgroup starts behind the first one's tile, and lets it go first.
+    if (group == 1) {
+      at.skip(steps), slot = 1;
+      named_barrier_arrive(kTurn, 256);
+    }
+  }
 #pragma unroll 1
   for (;;) {
+    // In turns: the other one has seen all buffers before this tile's full. So the parity that this one waits for is
+    // not that of an earlier round.
+    if constexpr (S::TURNS) {
+      named_barrier(kTurn + group, 256);
+      if (control.done[group]) return;
+    }
     wait(buffers + S::FULL + at.stage * 8, at.phase);  // the first buffer of a tile also publishes the tile
-    const Tile tile = control.ring[slot];
-    if (tile.padded == 0) return;
-    slot = (slot + 1) % S::RING;
+    Tile tile = control.ring[slot];
+    if (tile.padded == 0) {
+      if constexpr (S::TURNS) {
+        control.done[group ^ 1] = 1;
+        named_barrier_arrive(kTurn + (group ^ 1), 256);
+      }
+      return;
+    }
+    [[maybe_unused]] const int mine = slot;
+    slot = (slot + (S::TURNS ? 2 : 1)) % S::RING;
     // Asked for now, needed after the products.
     int slots[(S::ROWS + 127) / 128];
 #pragma unroll
@@ -199,13 +310,18 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
       const int local = thread + i * 128;
       slots[i] = local < tile.rows ? slot_at(p, tile.row + local) : -1;
     }
-    float acc[2][S::ACC];
+    float acc[S::BLOCKS][S::ACC];
 #pragma unroll
-    for (int i = 0; i < S::ACC; ++i) acc[0][i] = acc[1][i] = 0.f;
+    for (int i = 0; i < S::ACC; ++i)
+#pragma unroll
+      for (int h = 0; h < S::BLOCKS; ++h) acc[h][i] = 0.f;
+    const auto issued = [&] {
+      if constexpr (S::TURNS) named_barrier_arrive(kTurn + (group ^ 1), 256);
+    };
     switch (tile.padded) {
-#define NEXUS_CASE(N)                                                           \
-  case N:                                                                       \
-    if constexpr (N <= S::ROWS) multiply<S, N>(acc, at, steps, buffers, group); \
+#define NEXUS_CASE(N)                                                                   \
+  case N:                                                                               \
+    if constexpr (N <= S::ROWS) multiply<S, N>(acc, at, steps, buffers, group, issued); \
     break;
       NEXUS_CASE(8)
       NEXUS_CASE(16)
@@ -229,17 +345,27 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
       NEXUS_CASE(160)
 #undef NEXUS_CASE
     }
-    named_barrier(1 + group, 128);  // the map's last readers are done
+    if constexpr (S::STAGED) tile = control.ring[mine];  // read again, rather than kept in registers: it is still there
+    named_barrier(1 + group, 128);                       // the map's last readers are done
 #pragma unroll
     for (int i = 0; i < (S::ROWS + 127) / 128; ++i) {
       const int local = thread + i * 128;
       if (local < S::ROWS) {
         map.output[local] = slots[i] < 0 || p.scatter ? slots[i] : tile.row + local;
-        if (p.row_scale) map.scale[local] = slots[i] < 0 ? 0.f : p.row_scale[slots[i]];
+        if (p.row_scale) scales()[local] = slots[i] < 0 ? 0.f : p.row_scale[slots[i]];
       }
     }
     named_barrier(1 + group, 128);
-    finish(tile, tile.column + group * 128 + thread / 32 * 16, acc);
+    const int column = tile.column + (S::TURNS ? 0 : group * S::GROUP_COLUMNS);
+    if constexpr (S::STAGED) {
+      if (stages(p))
+        finish_staged(finish, buffers + S::STAGING + group * (S::STAGING_BYTES / 2), 1 + group, tile, column, acc);
+      else
+        finish(tile, column + thread / 32 * 16, acc);
+    } else {
+      finish(tile, column + thread / 32 * 16, acc);
+    }
+    if constexpr (S::TURNS) at.skip(steps);  // over the other one's tile
   }
 }
 #endif
@@ -261,13 +387,15 @@ __global__ void __maxnreg__(S::REGISTERS)
       barrier_init(buffers + S::FULL + i * 8, p.copy_rows ? S::PRODUCERS + 1 : 1);
       barrier_init(buffers + S::EMPTY + i * 8, S::CONSUMER_WARPS * S::CLUSTER);
     }
+    if constexpr (S::TURNS) control.done[0] = control.done[1] = 0;
     barrier_init_fence();
   }
   if constexpr (S::CLUSTER > 1)
     cluster_sync();
   else
     __syncthreads();
-  wait_for_previous();  // launched as a programmatic dependent: what is above overlapped with the kernel before
+  // Launched as a programmatic dependent: what is above overlapped with the kernel before.
+  if constexpr (!S::AHEAD) wait_for_previous();
 
   // Each consumer thread holds ROWS accumulators, a producer thread hardly anything.
   if (threadIdx.x < S::PRODUCERS) {
@@ -275,6 +403,10 @@ __global__ void __maxnreg__(S::REGISTERS)
     produce<S, LANES>(p, map, row_map, buffers, control, rank, blockIdx.x / S::CLUSTER, gridDim.x / S::CLUSTER);
   } else {
     more_registers<S::CONSUMER>();
+    if constexpr (S::AHEAD) {
+      wait_for_previous();
+      release_next();
+    }
     consume<S>(p, buffers, control);
   }
   // No block may leave while the other still multicasts to it or arrives at its barriers.

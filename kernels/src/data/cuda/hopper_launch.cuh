@@ -5,6 +5,7 @@
 #include "data/cuda/check.h"
 #include "data/cuda/hopper.h"
 #include "data/cuda/hopper_grouped.cuh"
+#include "data/cuda/hopper_variants.h"
 
 namespace nexus::cuda::hopper {
 
@@ -15,11 +16,15 @@ using Few = Shape<T, kWgmmaFewRows, kWgmmaFewStages, 1, 168, 64, 216>;
 template <class T, int CLUSTER>
 using Sharing = Shape<T, kWgmmaShareRows, kWgmmaShareStages, CLUSTER, 120, 72, 144>;
 
-template <class S>
+/// LANES: there is a kernel for launches with lanes, too.
+template <class S, bool LANES = true>
 void launch_shape(const Variant& variant, GroupedParams params, DType dtype, const Target& target) {
   if (variant.bm != S::ROWS * S::CLUSTER || variant.bn != S::COLUMNS || variant.shared_bytes != S::SHARED_BYTES)
     throw Error(ErrorCode::kInternal,
                 std::string("grouped_linear: variant ") + variant.name + " does not match its kernel");
+  if (S::LEAN && params.copy_rows && params.max_rows / params.rows_per_input > int64_t{UINT32_MAX} / (params.k / 8))
+    throw_unsupported(std::string("grouped_linear: variant ") + variant.name + " reaches 64 GiB of input rows, got " +
+                      std::to_string(params.max_rows / params.rows_per_input) + " rows of " + std::to_string(params.k));
   const unsigned tiles = plan_grid(variant, params);
   const CUtensorMap map =
       swizzled_map(dtype, params.weight, static_cast<int64_t>(params.experts) * params.n, params.k, S::BOX_COLUMNS);
@@ -27,7 +32,10 @@ void launch_shape(const Variant& variant, GroupedParams params, DType dtype, con
       params.copy_rows ? map : swizzled_map(dtype, params.input, params.max_rows, params.k, S::BOX_ROWS);
   static KernelFacts facts[2];
   const bool lanes = with_lanes(params);
-  const auto kernel = lanes ? &grouped_wgmma_kernel<S, true> : &grouped_wgmma_kernel<S, false>;
+  auto kernel = &grouped_wgmma_kernel<S, false>;
+  if constexpr (LANES) kernel = lanes ? &grouped_wgmma_kernel<S, true> : kernel;
+  if (lanes && !LANES)
+    throw Error(ErrorCode::kInternal, std::string("grouped_linear: variant ") + variant.name + " has no lanes");
   const int at_once = facts[lanes].blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device,
                                                              S::THREADS, S::SHARED_BYTES, variant.share_sm);
   // As many clusters as fit at once on what the stream may use; beside a neighbour on the same SMs they take turns. No
@@ -48,8 +56,17 @@ void launch_shape(const Variant& variant, GroupedParams params, DType dtype, con
   check(cudaLaunchKernelEx(&config, kernel, static_cast<const GroupedParams>(params), map, row_map), variant.name);
 }
 
+using Launch = void(const Variant& variant, GroupedParams params, DType dtype, const Target& target);
+
 template <class T>
-void launch(const Variant& variant, const GroupedParams& params, DType dtype, const Target& target) {
+void launch(const Variant& chosen, const GroupedParams& params, DType dtype, const Target& target) {
+  const Variant& variant = with_lanes(params) ? plain_shape(chosen) : chosen;
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    if (const size_t i = place_among(kWgmmaNarrow, variant); i < kWgmmaNarrowShapes)
+      return launch_narrow_bf16(i, params, target);
+    if (const size_t i = place_among(kWgmmaWide, variant); i < kWgmmaWideShapes)
+      return launch_wide_bf16(i, params, target);
+  }
   if (variant.bm == kWgmmaRows)
     launch_shape<Chosen<T, 1>>(variant, params, dtype, target);
   else if (variant.bm == kWgmmaFewRows)

@@ -64,9 +64,19 @@ template <int REGISTERS>
 __device__ __forceinline__ void more_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
 }
+/// threadIdx.x, read where it stands: what follows from it is not kept in registers from earlier on.
+__device__ __forceinline__ int thread_again() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
 /// Barrier `id` (1–15; 0 is __syncthreads) among `threads` threads of the block.
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+/// Counts as this thread's arrival at it, without waiting for the others.
+__device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 // ---- copies --------------------------------------------------------------------------------------------------------
@@ -82,6 +92,10 @@ __device__ __forceinline__ void copy_box(uint32_t target, const CUtensorMap* map
       "l"(map), "r"(x), "r"(y), "r"(barrier)
       : "memory");
 }
+/// The box to L2: where a copy that follows will find it.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int x, int y) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y) : "memory");
+}
 /// The box to the same address in every block of `mask`; completes on the barrier of the same address in each.
 __device__ __forceinline__ void copy_box_multicast(uint32_t target, const CUtensorMap* map, int x, int y,
                                                    uint32_t barrier, uint16_t mask) {
@@ -90,6 +104,12 @@ __device__ __forceinline__ void copy_box_multicast(uint32_t target, const CUtens
       "[%1, {%2, %3}], [%4], %5;" ::"r"(target),
       "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(mask)
       : "memory");
+}
+/// The word, and what other blocks wrote before they released it.
+__device__ __forceinline__ int load_acquire(const int32_t* p) {
+  int v;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
 }
 /// Orders this thread's earlier generic-proxy view of shared memory (cp.async landed) before async-proxy reads (wgmma).
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -100,6 +120,23 @@ __device__ __forceinline__ uint32_t transpose_8x8(uint32_t v) {
   uint32_t out;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
   return out;
+}
+
+/// Four 8 × 8 matrices of 16-bit elements, spread over the warp as in transpose_8x8, to shared memory as their
+/// transposes: lane l gives the address of row l % 8 (16 bytes) of the transpose of matrix l / 8.
+__device__ __forceinline__ void store_transposed(uint32_t address, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b),
+               "r"(c), "r"(d)
+               : "memory");
+}
+
+__device__ __forceinline__ uint4 load_shared(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
 }
 
 // ---- wgmma ---------------------------------------------------------------------------------------------------------

@@ -20,11 +20,11 @@ struct Tile {
 };
 
 /// Tile `index` of a cluster of CLUSTER blocks with up to SPAN rows each, as block `rank` sees it. All lanes of a warp
-/// call it and get the same answer. False: no more tiles. LANES, only: see find_place.
-template <int SPAN, int CLUSTER, int COLUMNS, bool LANES>
+/// call it and get the same answer. False: no more tiles. LANES, only, MIXED, FRESH: see find_place.
+template <int SPAN, int CLUSTER, int COLUMNS, bool LANES, bool MIXED = false, bool FRESH = LANES>
 __device__ __forceinline__ bool find_tile(const GroupedParams& p, int index, int rank, Tile& tile, int only) {
   TilePlace place;
-  if (!find_place<SPAN * CLUSTER, LANES>(p, index, place, only)) return false;
+  if (!find_place<SPAN * CLUSTER, LANES, MIXED, FRESH>(p, index, place, only)) return false;
   const int share = place.row_tile * CLUSTER + rank;
   const int blocks = place.tiles * CLUSTER;
   const int padded = ((place.rows + blocks - 1) / blocks + 7) & ~7;
@@ -40,11 +40,15 @@ __device__ __forceinline__ bool find_tile(const GroupedParams& p, int index, int
 /// at a third of the instructions.
 __device__ __forceinline__ float fast_silu(float x) { return __fdividef(x, 1.f + __expf(-x)); }
 
-/// Per-row facts of a tile, in shared memory; output = -1 marks a row that does not exist.
-template <int ROWS>
+/// Per-row facts of a tile, in shared memory; output = -1 marks a row that does not exist. SCALE: with room for scales.
+template <int ROWS, bool SCALE = true>
 struct OutputRows {
   int output[ROWS];
   float scale[ROWS];
+};
+template <int ROWS>
+struct OutputRows<ROWS, false> {
+  int output[ROWS];
 };
 
 template <class T>
@@ -61,65 +65,73 @@ __device__ __forceinline__ void store_word(T* row, int column, int width, uint32
   if (column + 1 < width) row[column + 1] = pack.v[1];
 }
 
-/// What one warp needs to finish its part of a tile: 16 columns from `column` in each of the accumulator's blocks.
-template <class T>
+/// What one warp needs to finish its part of a tile: 16 columns from `column` in each of the accumulator's BLOCKS
+/// blocks.
+template <class T, int BLOCKS = 2>
 struct Finish {
+  static constexpr int AT_ONCE = 4;  // 8 × 8 blocks, at most
   const GroupedParams& p;
   const int* output;  // of the tile's rows, shared memory
   const float* scale;
 
-  /// Finishes the products of rows 8j … 8j + 15 with this warp's 2 × 16 columns (`column` on, and 64 further on). Of an
-  /// accumulator's four, v[0] and v[1] belong to column lane/4 and rows 2·(lane%4) + 0, 1, v[2] and v[3] to the column
-  /// 8 further. The results are transposed inside the warp, so that each thread stores consecutive columns of row
-  /// lane/4. The four blocks go through each stage together: shuffles and special functions take long, and overlap.
+  /// Groups of eight rows that a store() finishes.
+  template <int SIZE>
+  static constexpr int GROUPS = AT_ONCE / BLOCKS < SIZE / 4 ? AT_ONCE / BLOCKS : SIZE / 4;
+
+  /// Finishes the products of rows 8j … 8·(j + GROUPS) - 1 with this warp's BLOCKS × 16 columns (`column` on, and 64
+  /// further on). Of an accumulator's four, v[0] and v[1] belong to column lane/4 and rows 2·(lane%4) + 0, 1, v[2] and
+  /// v[3] to the column 8 further. The results are transposed inside the warp, so that each thread stores consecutive
+  /// columns of row lane/4. The blocks go through each stage together: shuffles and special functions take long, and
+  /// overlap.
   template <bool GATED, int SIZE, class F>
-  __device__ __forceinline__ void store(int j, int at, int column, const float (&bias)[2][2],
-                                        const float (&acc)[2][SIZE], F&& activate) const {
+  __device__ __forceinline__ void store(int j, int at, int column, const float (&bias)[BLOCKS][2],
+                                        const float (&acc)[BLOCKS][SIZE], F&& activate) const {
+    constexpr int groups = GROUPS<SIZE>, parts = groups * BLOCKS;
     const int lane = threadIdx.x & 31, t = lane & 3, width = static_cast<int>(GATED ? p.n / 2 : p.n);
-    T* row[2];
-    float x[4][4];  // of rows 8·(j + i / 2) and columns 64·(i % 2)
+    T* row[groups];
+    float x[parts][4];  // of rows 8·(j + i / BLOCKS) and columns 64·(i % BLOCKS)
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < parts; ++i)
 #pragma unroll
-      for (int c = 0; c < 4; ++c) x[i][c] = acc[i & 1][(at + (i >> 1)) * 4 + c];
+      for (int c = 0; c < 4; ++c) x[i][c] = acc[i % BLOCKS][(at + i / BLOCKS) * 4 + c];
 #pragma unroll
-    for (int g = 0; g < 2; ++g) {
+    for (int g = 0; g < groups; ++g) {
       const int out = output[(j + g) * 8 + (lane >> 2)];
       row[g] = out < 0 ? nullptr : static_cast<T*>(p.output) + static_cast<int64_t>(out) * width;
       if (p.row_scale) {
         const float2 s = *reinterpret_cast<const float2*>(scale + (j + g) * 8 + t * 2);
 #pragma unroll
-        for (int h = 0; h < 2; ++h)
-          x[g * 2 + h][0] *= s.x, x[g * 2 + h][1] *= s.y, x[g * 2 + h][2] *= s.x, x[g * 2 + h][3] *= s.y;
+        for (int i = g * BLOCKS; i < (g + 1) * BLOCKS; ++i)
+          x[i][0] *= s.x, x[i][1] *= s.y, x[i][2] *= s.x, x[i][3] *= s.y;
       }
     }
 #pragma unroll
-    for (int i = 0; i < 4; ++i)
+    for (int i = 0; i < parts; ++i)
 #pragma unroll
-      for (int c = 0; c < 4; ++c) x[i][c] += bias[i & 1][c >> 1];
+      for (int c = 0; c < 4; ++c) x[i][c] += bias[i % BLOCKS][c >> 1];
     if constexpr (GATED) {
       // Even lane groups hold gates (columns 2i), odd ones ups. Each gives away one pair and completes the other.
       const bool even = (lane & 4) == 0;
-      float other[4][2];
+      float other[parts][2];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < parts; ++i)
 #pragma unroll
         for (int c = 0; c < 2; ++c) other[i][c] = __shfl_xor_sync(0xffffffffu, even ? x[i][2 + c] : x[i][c], 4);
-      uint32_t word[4];
+      uint32_t word[parts];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < parts; ++i)
         word[i] = pack_two<T>(activate(even ? x[i][0] : other[i][0], even ? other[i][0] : x[i][2]),
                               activate(even ? x[i][1] : other[i][1], even ? other[i][1] : x[i][3]));
       // Output column c of the warp's 8 now lies in lane group 2c (c < 4) or 2c - 7: bring it to group c.
       const int c = lane >> 2, from = (c < 4 ? 2 * c : 2 * c - 7) * 4 + t;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) word[i] = __shfl_sync(0xffffffffu, word[i], from);
+      for (int i = 0; i < parts; ++i) word[i] = __shfl_sync(0xffffffffu, word[i], from);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) word[i] = transpose_8x8(word[i]);
+      for (int i = 0; i < parts; ++i) word[i] = transpose_8x8(word[i]);
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        T* const target = row[i >> 1];
-        const int to = (column + (i & 1) * 64) / 2 + t * 2;
+      for (int i = 0; i < parts; ++i) {
+        T* const target = row[i / BLOCKS];
+        const int to = (column + (i % BLOCKS) * 64) / 2 + t * 2;
         if (target == nullptr) continue;
         if (!p.vector_store)
           store_word(target, to, width, word[i]);
@@ -127,9 +139,9 @@ struct Finish {
           *reinterpret_cast<uint32_t*>(target + to) = word[i];
       }
     } else {
-      uint32_t word[4][2];
+      uint32_t word[parts][2];
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
+      for (int i = 0; i < parts; ++i)
 #pragma unroll
         for (int c = 0; c < 2; ++c)
           word[i][c] = transpose_8x8(
@@ -137,15 +149,15 @@ struct Finish {
       // Pairs of threads exchange words: four consecutive columns each.
       const bool odd = lane & 1;
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < parts; ++i) {
         const uint32_t received = __shfl_xor_sync(0xffffffffu, odd ? word[i][0] : word[i][1], 1);
         word[i][0] = odd ? received : word[i][0];
         word[i][1] = odd ? word[i][1] : received;
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        T* const target = row[i >> 1];
-        const int to = column + (i & 1) * 64 + (t & 1) * 8 + (t >> 1) * 4;
+      for (int i = 0; i < parts; ++i) {
+        T* const target = row[i / BLOCKS];
+        const int to = column + (i % BLOCKS) * 64 + (t & 1) * 8 + (t >> 1) * 4;
         if (target == nullptr) continue;
         if (!p.vector_store) {
           store_word(target, to, width, word[i][0]);
@@ -157,43 +169,51 @@ struct Finish {
     }
   }
 
-  // Rows from `padded` to the next multiple of 16 are marked as not existing, and their accumulators are zeros.
+  // Rows from `padded` to the next multiple of 8·GROUPS are marked as not existing, and their accumulators are zeros.
   /// All of a warp's accumulators, unrolled: for the cheap and common activations.
   template <bool GATED, int SIZE, class F>
-  __device__ __forceinline__ void unrolled(int padded, int column, const float (&bias)[2][2],
-                                           const float (&acc)[2][SIZE], F&& activate) const {
+  __device__ __forceinline__ void unrolled(int padded, int column, const float (&bias)[BLOCKS][2],
+                                           const float (&acc)[BLOCKS][SIZE], F&& activate) const {
 #pragma unroll
-    for (int j = 0; j < SIZE / 4; j += 2)
+    for (int j = 0; j < SIZE / 4; j += GROUPS<SIZE>)
       if (j * 8 < padded) store<GATED>(j, j, column, bias, acc, activate);
   }
   /// The same with one copy of the activation's code: the accumulators move down instead of the index moving up.
   template <bool GATED, int SIZE, class F>
-  __device__ __forceinline__ void rolled(int padded, int column, const float (&bias)[2][2], float (&acc)[2][SIZE],
-                                         F&& activate) const {
+  __device__ __forceinline__ void rolled(int padded, int column, const float (&bias)[BLOCKS][2],
+                                         float (&acc)[BLOCKS][SIZE], F&& activate) const {
+    constexpr int step = GROUPS<SIZE>;
 #pragma unroll 1
-    for (int j = 0; j * 8 < padded; j += 2) {
+    for (int j = 0; j * 8 < padded; j += step) {
       store<GATED>(j, 0, column, bias, acc, activate);
 #pragma unroll
-      for (int h = 0; h < 2; ++h)
+      for (int h = 0; h < BLOCKS; ++h)
 #pragma unroll
-        for (int i = 0; i < SIZE - 8; ++i) acc[h][i] = acc[h][i + 8];
+        for (int i = 0; i < SIZE - step * 4; ++i) acc[h][i] = acc[h][i + step * 4];
     }
   }
 
-  template <int SIZE>
-  __device__ __forceinline__ void operator()(const Tile& tile, int column, float (&acc)[2][SIZE]) const {
+  /// Of the warp's columns.
+  __device__ __forceinline__ void load_bias(float (&bias)[BLOCKS][2], const Tile& tile, int column) const {
     const int lane = threadIdx.x & 31, n = static_cast<int>(p.n);
-    float bias[2][2] = {};
+#pragma unroll
+    for (int h = 0; h < BLOCKS; ++h) bias[h][0] = bias[h][1] = 0.f;
     if (p.bias) {
       const float* from = p.bias + static_cast<int64_t>(tile.expert) * n;
 #pragma unroll
-      for (int h = 0; h < 2; ++h)
+      for (int h = 0; h < BLOCKS; ++h)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int at = column + h * 64 + i * 8 + (lane >> 2);
           if (at < n) bias[h][i] = __ldg(from + at);
         }
     }
+  }
+
+  template <int SIZE>
+  __device__ __forceinline__ void operator()(const Tile& tile, int column, float (&acc)[BLOCKS][SIZE]) const {
+    float bias[BLOCKS][2];
+    load_bias(bias, tile, column);
     const Epilogue epilogue = static_cast<Epilogue>(p.epilogue);
     if (epilogue == Epilogue::kIdentity || epilogue == Epilogue::kRelu) {
       const bool clip = epilogue == Epilogue::kRelu;

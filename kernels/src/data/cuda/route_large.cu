@@ -1,14 +1,20 @@
-// Routing of many tokens in three launches, none of which waits for the host:
-//   1. tokens   a block routes a contiguous run of tokens, a warp per token, and writes its histogram over experts
-//   2. scan     per expert, exclusive sums of the histograms over the blocks (in place), and the totals: counts
-//   3. place    each block scans the counts (at most 1024) to offsets, and places its run's slots: a stable counting
-//   sort
-// Bytes: tokens·experts·4 in, tokens·top_k·(4 + 4 + 4 + 4) of ids, weights and order, blocks·experts·4 three times. At
-// most kMaxBlocks blocks, so that the histograms stay in L2.
+// Routing of many tokens in two launches, three for over kWideExperts experts, none of which waits for the host:
+//   1. tokens   a block routes a chunk of tokens, and writes its histogram over experts
+//   2. scan     (many experts) per expert, exclusive sums of the histograms over the chunks, and the totals: counts
+//   3. place    each block adds up the histograms to counts and to what lies before its chunk (or reads what the scan
+//               left), scans the counts to offsets, and places its chunk's slots: a stable counting sort
+//               (route_rank.cuh)
+// Bytes: tokens·experts·4 in, tokens·top_k·(4 + 4 + 4 + 4) of ids, weights and order; chunks²·experts·4 of histograms
+// from L2, hence at most kMaxChunks: about as many as SMs, a fixed number because the workspace is stated before a
+// device is known.
 //
 // With a step the grid is that of the bound; a block past the last token leaves a histogram of zeros. A ring of counts
-// is filled by the first block of the third launch, which has all counts in shared memory.
+// is filled by the first block of the last launch, which has all counts in shared memory.
+#include <algorithm>
+#include <atomic>
+
 #include "data/backend.h"
+#include "data/cuda/arch.h"
 #include "data/cuda/check.h"
 #include "data/cuda/launch.h"
 #include "data/cuda/route.h"
@@ -17,56 +23,65 @@
 namespace nexus::cuda {
 namespace {
 
-constexpr int kMaxBlocks = 512;
-constexpr int kThreads = kRouteWarps * 32;
+constexpr int kMaxChunks = 128, kMaxWideChunks = 512;
+constexpr int kPlaceThreads = 512, kPlaceGroups = 16;
 
-int64_t tokens_per_block(int64_t tokens) {
-  const int64_t even = (tokens + kMaxBlocks - 1) / kMaxBlocks;
-  return (even + kRouteWarps - 1) / kRouteWarps * kRouteWarps;
+std::atomic<RoutePath> forced{RoutePath::kAuto};
+std::atomic<bool> quads{true};
+
+bool wide(const RouterDesc& d) { return d.experts > kWideExperts; }
+
+/// Rows of the narrow histograms are read as words of 16 bytes.
+__host__ __device__ constexpr int histogram_stride(int experts) {
+  return experts > kWideExperts ? experts : (experts + 3) / 4 * 4;
 }
 
-template <int PER>
-__global__ void __launch_bounds__(kThreads, 1) route_tokens_kernel(const RouteParams p) {
-  // histogram [E] | group keys [warps][groups]
+int64_t chunk_tokens(const RouterDesc& d, int64_t tokens) {
+  const int64_t most = wide(d) ? kMaxWideChunks : kMaxChunks, at_once = wide(d) ? 8 : 32;
+  return ((tokens + most - 1) / most + at_once - 1) / at_once * at_once;
+}
+int chunks_of(const RouterDesc& d, int64_t tokens) {
+  const int64_t each = chunk_tokens(d, tokens);
+  return tokens == 0 ? 0 : static_cast<int>((tokens + each - 1) / each);
+}
+
+template <int PER, bool QUAD>
+__global__ void __launch_bounds__(route_threads(PER), 1) route_tokens_kernel(const RouteParams p) {
+  // histogram [stride] | group keys [warps][groups]
   extern __shared__ int words[];
   wait_for_previous();
   release_next();
-  const int experts = p.desc.experts, k = p.desc.top_k;
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  for (int e = threadIdx.x; e < experts; e += kThreads) words[e] = 0;
+  const int experts = p.desc.experts, k = p.desc.top_k, stride = histogram_stride(experts);
+  for (int e = threadIdx.x; e < stride; e += blockDim.x) words[e] = 0;
   __syncthreads();
-  unsigned* group_key = reinterpret_cast<unsigned*>(words + experts) + warp * p.desc.groups;
   const RouteInput input(p);
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * p.tokens_per_block;
-  const int64_t last = min(first + p.tokens_per_block, input.tokens);
-  for (int64_t t = first + warp; t < last; t += kRouteWarps) {
-    int id;
-    float weight;
-    route_token<PER>(p, input.logits + t * experts, group_key, id, weight);
-    if (lane < k) {
-      p.expert_ids[t * k + lane] = id;
-      p.weights[t * k + lane] = weight;
-      atomicAdd(words + id, 1);
-    }
-  }
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * p.chunk_tokens;
+  const int tokens = static_cast<int>(min(input.tokens - first, static_cast<int64_t>(p.chunk_tokens)));
+  route_tokens<PER, QUAD>(p, input.logits + first * experts, tokens, reinterpret_cast<unsigned*>(words + stride),
+                          [&](int token, int j, int id, float weight) {
+                            const int64_t slot = (first + token) * k + j;
+                            p.expert_ids[slot] = id;
+                            p.weights[slot] = weight;
+                            atomicAdd(words + id, 1);
+                          });
   __syncthreads();
-  for (int e = threadIdx.x; e < experts; e += kThreads)
-    p.workspace[static_cast<int64_t>(blockIdx.x) * experts + e] = words[e];
+  for (int e = threadIdx.x; e < stride; e += blockDim.x)
+    p.workspace[static_cast<int64_t>(blockIdx.x) * stride + e] = words[e];
 }
 
 /// One block per 32 experts: lane = expert, and each of 16 warps a contiguous run of at most kScanRun histograms, which
 /// it keeps in registers between reading and writing back.
-constexpr int kScanWarps = 16, kScanRun = kMaxBlocks / kScanWarps;
+constexpr int kScanWarps = 16, kScanRun = kMaxWideChunks / kScanWarps;
 __global__ void __launch_bounds__(kScanWarps * 32)
-    route_scan_kernel(int32_t* histograms, int blocks, int experts, int32_t* counts) {
+    route_scan_kernel(int32_t* histograms, int chunks, int experts, int32_t* counts) {
   __shared__ int part[kScanWarps][32];
   wait_for_previous();
   release_next();
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int expert = blockIdx.x * 32 + lane;
-  int first, last;
-  run_of<kScanWarps>(warp, blocks, first, last);
-  int32_t* run = histograms + first * experts + expert;  // at most kMaxBlocks * kMaxExperts words
+  const int per_warp = (chunks + kScanWarps - 1) / kScanWarps;
+  const int first = min(warp * per_warp, chunks), last = min(first + per_warp, chunks);
+  int32_t* run = histograms + first * experts + expert;  // at most kMaxWideChunks * kMaxExperts words
   int count[kScanRun], sum = 0;
 #pragma unroll
   for (int i = 0; i < kScanRun; ++i) count[i] = expert < experts && first + i < last ? run[i * experts] : 0;
@@ -85,70 +100,161 @@ __global__ void __launch_bounds__(kScanWarps * 32)
   if (warp == kScanWarps - 1) counts[expert] = running;
 }
 
-__global__ void __launch_bounds__(kThreads) route_place_kernel(const RouteParams p) {
-  // offsets [E + 1] | counts, then nothing [E] | cursors [8][E]
-  extern __shared__ int words[];
+int place_groups(int experts) { return std::min(kPlaceGroups, kPlaceThreads / (histogram_stride(experts) / 4)); }
+
+/// groups: threads that share the histograms of four experts; each takes every groups-th.
+template <bool WIDE>
+__global__ void __launch_bounds__(kPlaceThreads) route_place_kernel(const RouteParams p, int groups) {
+  // sums of all chunks and of those before [groups][2][stride] (narrow) | marks [words][E] | cursors [words][E] |
+  // counts [E] | place of the next slot [E] | scan [32]
+  extern __shared__ __align__(16) int shared_words[];
   wait_for_previous();
   release_next();
-  const int experts = p.desc.experts, k = p.desc.top_k;
-  int* offsets = words;
-  int* counts = offsets + experts + 1;
-  int* cursors = counts + experts;
-  const int warp = threadIdx.x >> 5;
-  const bool keeper = blockIdx.x == 0 && threadIdx.x == kThreads - 1;  // of the ring
-  for (int e = threadIdx.x; e < experts; e += kThreads) counts[e] = p.counts[e];
-  for (int i = threadIdx.x; i < kRouteWarps * experts; i += kThreads) cursors[i] = 0;
-  __syncthreads();
-  // A run is at most tokens_per_block·top_k slots; slot numbers are below 2^31 by contract.
-  const int64_t first_token = static_cast<int64_t>(blockIdx.x) * p.tokens_per_block;
-  const int64_t last_token = min(first_token + p.tokens_per_block, step_tokens(p.step, p.tokens));
-  const int slots = max(static_cast<int>(last_token - first_token), 0) * k;  // none past a step's last token
+  const int experts = p.desc.experts, k = p.desc.top_k, stride = histogram_stride(experts);
+  const int64_t all = step_tokens(p.step, p.tokens), first_token = static_cast<int64_t>(blockIdx.x) * p.chunk_tokens;
+  if (blockIdx.x > 0 && first_token >= all) return;
+  // A chunk's slots, and slot numbers, are below 2^31 by contract.
+  const int tokens = static_cast<int>(min(all - first_token, static_cast<int64_t>(p.chunk_tokens)));
   const int first_slot = static_cast<int>(first_token * k);
+  const int pass = min(p.chunk_tokens, kPassTokens), words = words_of(pass);
+  int* const added = shared_words;
+  unsigned* const marks = reinterpret_cast<unsigned*>(added + groups * 2 * stride);
+  int* const cursors = reinterpret_cast<int*>(marks) + words * experts;
+  int* const counts = cursors + words * experts;
+  int* const next = counts + experts;
+  int* const sums = next + experts;
   const int32_t* ids = p.expert_ids + first_slot;
-  int first, last;
-  run_of<kRouteWarps>(warp, slots, first, last);
-  if (warp == 0) exclusive_scan(counts, experts, offsets);
-  count_run(ids, first, last, cursors + warp * experts);
-  __syncthreads();
-  for (int e = threadIdx.x; e < experts; e += kThreads) {
-    int cursor = offsets[e] + p.workspace[static_cast<int64_t>(blockIdx.x) * experts + e];
-    for (int w = 0; w < kRouteWarps; ++w) {
-      const int count = cursors[w * experts + e];
-      cursors[w * experts + e] = cursor;
-      cursor += count;
+  CountRingView ring_view{};
+  if (blockIdx.x == 0) ring_view = p.ring;
+  const RingSlot ring(ring_view);
+
+  // The first two slots of each thread are under way while it adds up histograms.
+  int slots = min(tokens, pass) * k;
+  constexpr int kEarly = 2;
+  int early[kEarly];
+#pragma unroll
+  for (int i = 0; i < kEarly; ++i) {
+    const int slot = threadIdx.x + i * kPlaceThreads;
+    early[i] = slot < slots ? ids[slot] : 0;
+  }
+  for (int i = threadIdx.x; i < words * experts; i += kPlaceThreads) marks[i] = 0;
+  if constexpr (!WIDE) {
+    const int vectors = stride / 4, group = threadIdx.x / vectors, vector = threadIdx.x - group * vectors;
+    const int chunks = static_cast<int>((all + p.chunk_tokens - 1) / p.chunk_tokens);
+    if (group < groups) {
+      const int4* const histograms = reinterpret_cast<const int4*>(p.workspace) + vector;
+      int4 total{0, 0, 0, 0}, before{0, 0, 0, 0};
+#pragma unroll 8
+      for (int c = group; c < chunks; c += groups) {
+        const int4 h = histograms[c * vectors];
+        total.x += h.x, total.y += h.y, total.z += h.z, total.w += h.w;
+        if (c < static_cast<int>(blockIdx.x)) before.x += h.x, before.y += h.y, before.z += h.z, before.w += h.w;
+      }
+      int4* const to = reinterpret_cast<int4*>(added + group * 2 * stride) + vector;
+      to[0] = total;
+      to[vectors] = before;
     }
   }
-  if (blockIdx.x == 0) {
-    for (int e = threadIdx.x; e <= experts; e += kThreads) p.offsets[e] = offsets[e];
-    RingSlot(p.ring).fill(step_tokens(p.step, p.tokens), counts, experts);
-  }
   __syncthreads();
-  if (keeper) RingSlot(p.ring).close(p.ring.counter);
-  place_run(ids, first, last, first_slot, cursors + warp * experts, p.order);
+#pragma unroll
+  for (int i = 0; i < kEarly; ++i) {
+    const int slot = threadIdx.x + i * kPlaceThreads;
+    if (slot < slots) mark(marks, experts, token_of(p, slot), early[i]);
+  }
+  for (int i = threadIdx.x + kEarly * kPlaceThreads; i < slots; i += kPlaceThreads)
+    mark(marks, experts, token_of(p, i), ids[i]);
+
+  int before = 0;  // slots of the thread's expert in earlier chunks
+  scan_experts(
+      experts, sums,
+      [&](int e) {
+        int total = 0;
+        if constexpr (WIDE) {
+          total = p.counts[e];
+          before = p.workspace[static_cast<int64_t>(blockIdx.x) * experts + e];
+        } else {
+          before = 0;
+          for (int g = 0; g < groups; ++g)
+            total += added[g * 2 * stride + e], before += added[(g * 2 + 1) * stride + e];
+        }
+        counts[e] = total;
+        return total;
+      },
+      [&](int e, int offset) {  // behind a barrier: all slots are marked
+        next[e] = set_cursors(marks, experts, words, e, offset + before, cursors);
+        if (blockIdx.x != 0) return;
+        p.offsets[e] = offset;
+        if (!WIDE) p.counts[e] = counts[e];
+      });
+  if (blockIdx.x == 0 && threadIdx.x == 0) p.offsets[experts] = static_cast<int>(all * k);
+  __syncthreads();
+  ring.fill(all, counts, experts);
+  if (threadIdx.x == kPlaceThreads - 1) ring.close(p.ring.counter);
+  place_slots(p, ids, slots, first_slot, marks, cursors);
+
+  for (int done = pass; done < tokens; done += pass) {
+    ids = p.expert_ids + first_slot + done * k;
+    slots = min(tokens - done, pass) * k;
+    __syncthreads();  // the last pass is placed
+    for (int i = threadIdx.x; i < words * experts; i += kPlaceThreads) marks[i] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < slots; i += kPlaceThreads) mark(marks, experts, token_of(p, i), ids[i]);
+    __syncthreads();
+    for (int e = threadIdx.x; e < experts; e += kPlaceThreads)
+      next[e] = set_cursors(marks, experts, words, e, next[e], cursors);
+    __syncthreads();
+    place_slots(p, ids, slots, first_slot + done * k, marks, cursors);
+  }
 }
 
-int blocks_for(int64_t tokens) {
-  const int64_t per_block = tokens_per_block(tokens);
-  return tokens == 0 ? 0 : static_cast<int>((tokens + per_block - 1) / per_block);
+void launch_route_grid(const RouteParams& p, int device, cudaStream_t stream) {
+  const RouterDesc& d = p.desc;
+  const size_t experts = static_cast<size_t>(d.experts), stride = static_cast<size_t>(histogram_stride(d.experts));
+  with_router(d, [&](auto per, auto quad) {
+    const int warps = (p.chunk_tokens + warp_tokens(quad) - 1) / warp_tokens(quad);
+    const int threads = std::min(warps * 32, route_threads(per));
+    const size_t groups = d.groups > 1 ? static_cast<size_t>(threads / 32) * d.groups : 0;
+    launch("route_tokens", &route_tokens_kernel<decltype(per)::value, decltype(quad)::value>, p.chunks, threads,
+           (stride + groups) * 4, device, stream, p);
+  });
+  const size_t words = static_cast<size_t>(words_of(std::min(p.chunk_tokens, kPassTokens)));
+  const size_t shared = ((2 * words + 2) * experts + 32) * 4;
+  if (wide(d)) {
+    launch("route_scan", &route_scan_kernel, (d.experts + 31) / 32, kScanWarps * 32, 0, device, stream, p.workspace,
+           p.chunks, d.experts, p.counts);
+    launch("route_place", &route_place_kernel<true>, p.chunks, kPlaceThreads, shared, device, stream, p, 0);
+  } else {
+    const int groups = place_groups(d.experts);
+    launch("route_place", &route_place_kernel<false>, p.chunks, kPlaceThreads, shared + groups * 2 * stride * 4, device,
+           stream, p, groups);
+  }
 }
+
+RoutePath path_for(const RouterDesc& d, int64_t tokens, bool clusters) {
+  const RoutePath wanted = forced.load(std::memory_order_relaxed);
+  if (wanted == RoutePath::kBlock && block_fits(d, tokens)) return wanted;
+  if (wanted == RoutePath::kCluster && clusters && cluster_fits(d, tokens)) return wanted;
+  if (wanted == RoutePath::kGrid && tokens > 0) return wanted;
+  const bool quad = by_fours(d);
+  const int64_t from = quad ? kClusterFromQuad : kClusterFromWarp, to = quad ? kClusterToQuad : kClusterToWarp;
+  if (clusters && tokens > from && tokens <= to && cluster_fits(d, tokens)) return RoutePath::kCluster;
+  return block_fits(d, tokens) ? RoutePath::kBlock : RoutePath::kGrid;
+}
+
+constexpr size_t kAlign = 16;  // of the histograms, wherever the workspace begins
 
 }  // namespace
 
-size_t route_workspace_bytes(const RouterDesc& desc, int64_t tokens) {
-  return small_route_fits(desc, tokens) ? 0 : static_cast<size_t>(blocks_for(tokens)) * desc.experts * sizeof(int32_t);
-}
+bool by_fours(const RouterDesc& d) { return quad_fits(d) && quads.load(std::memory_order_relaxed); }
 
-void launch_route_large(const RouteParams& params, int blocks, int device, cudaStream_t stream) {
-  const RouterDesc& d = params.desc;
-  with_per_lane(d.experts, [&](auto per) {
-    const size_t shared = (d.experts + (d.groups > 1 ? kRouteWarps * d.groups : 0)) * sizeof(int32_t);
-    launch("route_tokens", &route_tokens_kernel<decltype(per)::value>, blocks, kThreads, shared, device, stream,
-           params);
-  });
-  launch("route_scan", &route_scan_kernel, (d.experts + 31) / 32, kScanWarps * 32, 0, device, stream, params.workspace,
-         blocks, d.experts, params.counts);
-  const size_t shared = (2 * d.experts + 1 + kRouteWarps * d.experts) * sizeof(int32_t);
-  launch("route_place", &route_place_kernel, blocks, kThreads, shared, device, stream, params);
+void set_route_quads(bool on) { quads.store(on, std::memory_order_relaxed); }
+
+void set_route_path(RoutePath path) { forced.store(path, std::memory_order_relaxed); }
+
+size_t route_workspace_bytes(const RouterDesc& d, int64_t tokens) {
+  // What a stream without clusters needs, since the stream is not known yet.
+  if (path_for(d, tokens, false) != RoutePath::kGrid) return 0;
+  return static_cast<size_t>(chunks_of(d, tokens)) * histogram_stride(d.experts) * sizeof(int32_t) + kAlign;
 }
 
 void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
@@ -158,11 +264,23 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   p.step = args.step, p.ring = args.ring;
   p.expert_ids = args.expert_ids, p.weights = args.weights;
   p.counts = args.counts, p.offsets = args.offsets, p.order = args.order;
-  p.workspace = static_cast<int32_t*>(args.workspace);
+  p.per_top_k = 0xffffffffu / static_cast<unsigned>(desc.top_k) + 1;  // 0 for 1
+  const int device = stream.device().index;
   const cudaStream_t s = handle(stream);
-  if (small_route_fits(desc, args.tokens)) return launch_route_small(p, stream.device().index, s);
-  p.tokens_per_block = static_cast<int>(tokens_per_block(args.tokens));
-  launch_route_large(p, blocks_for(args.tokens), stream.device().index, s);
+  const bool clusters = hopper_path(device) && !stream.in_slice() && !stream.share_sm();
+  switch (path_for(desc, args.tokens, clusters)) {
+    case RoutePath::kBlock:
+      return launch_route_block(p, device, s);
+    case RoutePath::kCluster:
+      return launch_route_cluster(p, s);
+    default:
+      break;
+  }
+  const uintptr_t at = (reinterpret_cast<uintptr_t>(args.workspace) + kAlign - 1) / kAlign * kAlign;
+  p.workspace = reinterpret_cast<int32_t*>(at);
+  p.chunk_tokens = static_cast<int>(chunk_tokens(desc, args.tokens));
+  p.chunks = chunks_of(desc, args.tokens);
+  launch_route_grid(p, device, s);
 }
 
 }  // namespace nexus::cuda

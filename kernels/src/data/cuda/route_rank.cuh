@@ -1,60 +1,75 @@
-// Stable ranks for the counting sort by expert, without atomics on the result's order: each of a block's ranking warps
-// owns a contiguous run of slots and walks it 32 at a time; a slot's place is its warp's cursor for that expert plus
-// the number of lower lanes with the same expert.
+// Stable places for the counting sort by expert, the same whatever order threads run in. A token's experts are all
+// different, so a set bit for every (expert, token) says everything: a word of 32 tokens for each expert. Its
+// population is the expert's count, and the bits below a token's own are the slots of that expert before it. Bits are
+// set by integer atomics in shared memory.
 #pragma once
 #include <cstdint>
 
+#include "data/cuda/route_token.cuh"
+
 namespace nexus::cuda {
 
-/// The contiguous run [first, last) of warp `warp` of WARPS over n slots.
-template <int WARPS>
-__device__ __forceinline__ void run_of(int warp, int n, int& first, int& last) {
-  const int per_warp = (n + WARPS - 1) / WARPS;
-  first = min(warp * per_warp, n);
-  last = min(first + per_warp, n);
+constexpr int kPassTokens = 128;  // that a block ranks at once
+constexpr int words_of(int tokens) { return (tokens + 31) / 32; }
+
+/// The token of slot i < 2^22: exact, since 2^32 / top_k is rounded up by less than 2^-32 · top_k <= 2^-27 of a token.
+__device__ __forceinline__ int token_of(const RouteParams& p, int slot) {
+  return p.desc.top_k == 1 ? slot : static_cast<int>(__umulhi(static_cast<unsigned>(slot), p.per_top_k));
 }
 
-/// histogram: this warp's [experts], zeroed before. Counts are integers: the order of the additions does not matter.
-__device__ __forceinline__ void count_run(const int32_t* ids, int first, int last, int* histogram) {
-  for (int i = first + (threadIdx.x & 31); i < last; i += 32) atomicAdd(histogram + ids[i], 1);
+/// marks: [words_of(tokens)][experts], zeroed before; token < tokens.
+__device__ __forceinline__ void mark(unsigned* marks, int experts, int token, int expert) {
+  atomicOr(marks + (token >> 5) * experts + expert, 1u << (token & 31));
 }
-
-/// cursor: this warp's [experts], the place of its first slot of each expert. order[place] = first_slot + i.
-__device__ __forceinline__ void place_run(const int32_t* ids, int first, int last, int first_slot, int* cursor,
-                                          int32_t* order) {
-  const int lane = threadIdx.x & 31;
-  for (int base = first; base < last; base += 32) {
-    const int i = base + lane;
-    const bool active = i < last;
-    const int expert = active ? ids[i] : -1;  // the idle lanes form a class of their own
-    const unsigned same = __match_any_sync(0xffffffffu, expert);
-    int start = 0;
-    if (active) start = cursor[expert];
-    __syncwarp();
-    if (active) {
-      order[start + __popc(same & ((1u << lane) - 1))] = first_slot + i;
-      if (lane == 31 - __clz(same)) cursor[expert] = start + __popc(same);
-    }
-    __syncwarp();
+__device__ __forceinline__ int marked(const unsigned* marks, int experts, int words, int expert) {
+  int count = 0;
+  for (int w = 0; w < words; ++w) count += __popc(marks[w * experts + expert]);
+  return count;
+}
+/// cursors: [words][experts], by word the place of its first slot of the expert, whose first slot of all has `place`.
+/// Returns the place behind the last.
+__device__ __forceinline__ int set_cursors(const unsigned* marks, int experts, int words, int expert, int place,
+                                           int* cursors) {
+  for (int w = 0; w < words; ++w) {
+    cursors[w * experts + expert] = place;
+    place += __popc(marks[w * experts + expert]);
+  }
+  return place;
+}
+/// order[place] = first_slot + i for the block's slots i < slots, whose experts are ids.
+__device__ __forceinline__ void place_slots(const RouteParams& p, const int32_t* ids, int slots, int first_slot,
+                                            const unsigned* marks, const int* cursors) {
+  for (int i = threadIdx.x; i < slots; i += blockDim.x) {
+    const int token = token_of(p, i), at = (token >> 5) * p.desc.experts + ids[i];
+    p.order[cursors[at] + __popc(marks[at] & ((1u << (token & 31)) - 1))] = first_slot + i;
   }
 }
 
-/// Exclusive sums of counts[0..n) into sums[0..n] by one whole warp; sums[n] is the total.
-__device__ __forceinline__ void exclusive_scan(const int* counts, int n, int* sums) {
-  const int lane = threadIdx.x & 31;
+/// Exclusive sums over the experts, by all threads of the block: take(e, sum of count(e') over e' < e), in the thread
+/// that was asked for count(e) last. sums: [32] words of shared memory. A barrier lies between all counts and the
+/// takes.
+template <class Count, class Take>
+__device__ __forceinline__ void scan_experts(int experts, int* sums, Count&& count, Take&& take) {
+  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = blockDim.x >> 5;
   int carry = 0;
-  for (int base = 0; base < n; base += 32) {
-    const int own = base + lane < n ? counts[base + lane] : 0;
+  for (int base = 0; base < experts; base += blockDim.x) {
+    const int e = base + threadIdx.x;
+    const int own = e < experts ? count(e) : 0;
     int through = own;
 #pragma unroll
     for (int d = 1; d < 32; d <<= 1) {
       const int left = __shfl_up_sync(0xffffffffu, through, d);
       if (lane >= d) through += left;
     }
-    if (base + lane < n) sums[base + lane] = carry + through - own;
-    carry += __shfl_sync(0xffffffffu, through, 31);
+    if (lane == 31) sums[warp] = through;
+    __syncthreads();
+    const int of_warp = lane < warps ? sums[lane] : 0;
+    const int before = __reduce_add_sync(0xffffffffu, lane < warp ? of_warp : 0);
+    if (e < experts) take(e, carry + before + through - own);
+    if (base + static_cast<int>(blockDim.x) >= experts) break;
+    carry += __reduce_add_sync(0xffffffffu, of_warp);
+    __syncthreads();  // all have read the sums
   }
-  if (lane == 0) sums[n] = carry;
 }
 
 }  // namespace nexus::cuda

@@ -25,13 +25,14 @@ struct RouteParams {
   int32_t* counts;
   int32_t* offsets;
   int32_t* order;
-  int32_t* workspace;  // [blocks, experts] histograms, then their prefixes over blocks (route_buckets.cu)
-  int tokens_per_block;
+  int32_t* workspace;  // [chunks, histogram_stride()] histograms (route_large.cu)
+  int chunk_tokens;    // of a block
+  int chunks;
+  unsigned per_top_k;  // ceil(2^32 / top_k), 0 for 1: see token_of()
 };
 
 __device__ __forceinline__ float sanitised(float l) {
-  if (isnan(l) || l < -FLT_MAX) return -FLT_MAX;
-  return l > FLT_MAX ? FLT_MAX : l;
+  return fminf(fmaxf(l, -FLT_MAX), FLT_MAX);  // the maximum of a NaN and a number is the number
 }
 
 __device__ __forceinline__ unsigned key_of(float v) {
@@ -47,6 +48,42 @@ __device__ __forceinline__ float score_of(Score score, float l, float max, float
   if (score == Score::kSoftmax) return __fdiv_rn(expf(l - max), sum);
   if (score == Score::kSigmoid) return __fdiv_rn(1.f, 1.f + expf(-l));
   return l;
+}
+
+/// Sum or maximum over groups of LANES neighbouring lanes, by a butterfly. Where the other lanes of a warp hold zeros,
+/// the sum of eight lanes has the bits of warp_sum().
+template <int LANES>
+__device__ __forceinline__ float group_sum(float v) {
+#pragma unroll
+  for (int d = LANES / 2; d > 0; d >>= 1) v += __shfl_xor_sync(0xffffffffu, v, d);
+  return v;
+}
+template <int LANES>
+__device__ __forceinline__ float group_max(float v) {
+#pragma unroll
+  for (int d = LANES / 2; d > 0; d >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, d));
+  return v;
+}
+
+/// Steps 3 and 4 for a token whose chosen experts lie in the first lanes of LANES: the weight of the expert whose logit
+/// is `own`, -FLT_MAX in the lanes that are not active. `max`, `sum`: the softmax's. `mixed`: sparsemixer's weight.
+template <int LANES>
+__device__ __forceinline__ float weigh(const RouterDesc& d, bool active, float own, float mixed, float max, float sum) {
+  float weight = mixed;
+  if (d.weigh == Weigh::kScore) {
+    weight = score_of(d.score, own, max, sum);
+  } else if (d.weigh == Weigh::kSigmoidChosen) {
+    weight = score_of(Score::kSigmoid, own, 0.f, 1.f);
+  } else if (d.weigh == Weigh::kSoftmaxChosen) {
+    const float top = group_max<LANES>(own);
+    const float value = active ? expf(own - top) : 0.f;
+    weight = __fdiv_rn(value, group_sum<LANES>(value));
+  }
+  if (d.normalize != Normalize::kNone) {
+    const float total = group_sum<LANES>(active ? weight : 0.f);
+    weight = __fdiv_rn(weight, d.normalize == Normalize::kSumPlusEpsilon ? total + d.epsilon : fmaxf(total, d.epsilon));
+  }
+  return weight * d.scale;
 }
 
 /// The lowest index of the largest key over the warp; `best` becomes that key (0: all are gone).
@@ -112,7 +149,9 @@ struct RouteInput {
   const float* logits;
   int64_t tokens;
   __device__ __forceinline__ explicit RouteInput(const RouteParams& p)
-      : logits(p.logits || !p.step ? p.logits : p.step->logits), tokens(step_tokens(p.step, p.tokens)) {}
+      : logits(p.logits || !p.step ? p.logits : p.step->logits), tokens(step_tokens(p.step, p.tokens)) {
+    __builtin_assume(__isGlobal(logits));  // which the compiler cannot know of an address that it reads
+  }
 };
 
 /// `logits`: the token's. Lane j < top_k returns the j-th expert's id and weight. All 32 lanes take part.
@@ -177,21 +216,7 @@ __device__ __forceinline__ void route_token(const RouteParams& p, const float* l
   }
 
   const bool active = lane < d.top_k;
-  const float own = active ? sanitised(logits[id]) : -FLT_MAX;
-  if (d.weigh == Weigh::kScore) {
-    weight = score_of(d.score, own, max, sum);
-  } else if (d.weigh == Weigh::kSigmoidChosen) {
-    weight = score_of(Score::kSigmoid, own, 0.f, 1.f);
-  } else if (d.weigh == Weigh::kSoftmaxChosen) {
-    const float top = warp_max(own);
-    const float value = active ? expf(own - top) : 0.f;
-    weight = __fdiv_rn(value, warp_sum(value));
-  }
-  if (d.normalize != Normalize::kNone) {
-    const float total = warp_sum(active ? weight : 0.f);
-    weight = __fdiv_rn(weight, d.normalize == Normalize::kSumPlusEpsilon ? total + d.epsilon : fmaxf(total, d.epsilon));
-  }
-  weight *= d.scale;
+  weight = weigh<32>(d, active, active ? sanitised(logits[id]) : -FLT_MAX, weight, max, sum);
 }
 
 }  // namespace nexus::cuda

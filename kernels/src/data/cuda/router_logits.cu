@@ -1,23 +1,25 @@
 // logits[t, e] = x[t, :] · W[e, :] (+ bias[e]), float32 accumulation and result. x [tokens, hidden], W [experts,
 // hidden]. 2·tokens·experts·hidden flop; bytes: x and W once, tokens·experts·4 out.
 //
-// Up to kFewTokens tokens it is bound by latency and L2: a warp takes two experts and eight tokens (one and
-// two for decode), each lane every 32nd 8-element
-// chunk of hidden in ascending order, a butterfly at the end. More tokens are a dense matrix product: the grouped
-// kernels with one expert and a float32 output (tensor cores where x and W are of one half-precision type, FFMA where
-// either is float32).
+// Up to kFewTokens tokens it is bound by latency and L2: a warp takes two experts and eight tokens (one and two for
+// decode), each lane every 32nd 8-element chunk of hidden in ascending order, a butterfly at the end. Up to kSplitTo,
+// and where x and W are of one half-precision type, tensor cores with k split among eight blocks (router_split.cu).
+// Otherwise a dense matrix product: the grouped kernels with one expert and a float32 output (tensor cores, or FFMA
+// where either type is float32).
 //
 // With a step, x and the number of tokens are read on the device, and the grid is that of the bound: blocks past the
 // last token leave.
 #include "data/backend.h"
+#include "data/cuda/arch.h"
 #include "data/cuda/check.h"
 #include "data/cuda/convert.cuh"
 #include "data/cuda/grouped.h"
+#include "data/cuda/router_split.h"
 
 namespace nexus::cuda {
 namespace {
 
-constexpr int kFewTokens = 128;
+constexpr int kFewTokens = kSplitFrom - 1;
 constexpr int kWarps = 4;
 
 template <class TX, class TW, int VEC, int kExpertsPerWarp, int kTokensPerWarp>
@@ -112,6 +114,10 @@ void router_logits(Stream& stream, const RouterLogitsArgs& args) {
     if (args.x_dtype == DType::kBF16)
       return same ? launch_few<__nv_bfloat16, __nv_bfloat16>(args, s) : launch_few<__nv_bfloat16, float>(args, s);
     return same ? launch_few<__half, __half>(args, s) : launch_few<__half, float>(args, s);
+  }
+  if (same && args.x_dtype != DType::kF32 && rows_aligned(args) && choice_tokens(args) <= kSplitTo) {
+    const bool clusters = hopper_path(to.device) && !stream.in_slice() && !stream.share_sm();
+    return launch_router_split(args, choice_tokens(args), clusters, to);
   }
   GroupedParams p{};
   p.input = args.x, p.weight = args.weight, p.bias = args.bias, p.output = args.logits;

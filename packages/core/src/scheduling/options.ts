@@ -4,7 +4,7 @@
  */
 import { EnergyMonitor } from '@nexus/energy'
 import { checkInteger, checkOneOf, checkOptions, describe } from '@nexus/native'
-import type { ExpertProfilerOptions } from '@nexus/profiler'
+import { type ExpertProfilerOptions, profilerOptionKeys } from '@nexus/profiler'
 import { type AllocationPolicy, type CostModel, SliceManager } from '@nexus/slices'
 import type { AssignmentStrategy } from '@nexus/streams'
 
@@ -79,7 +79,17 @@ export interface SchedulingOptions {
   readonly energy?: boolean | EnergyMonitor
   /** Record which SMs (virtual workers on the CPU) computed each lane's experts, for `layer.trace()`. @default false */
   readonly trace?: boolean
+  /**
+   * What a token's output may depend on besides the token. 'run-to-run': on the step's token bucket, by which kernels are chosen; never on
+   * strategy, slices, streams, graphs or chance. 'batch-invariant': on nothing, so that it has the same bits alone as among any others, at
+   * the price of kernels that suit few tokens or many less well. @default 'run-to-run'
+   */
+  readonly deterministic?: Determinism
 }
+
+/** Option `deterministic` of a layer. */
+export type Determinism = 'run-to-run' | 'batch-invariant'
+export const determinisms: readonly Determinism[] = ['run-to-run', 'batch-invariant']
 
 export const schedulingKeys = [
   'strategy',
@@ -89,6 +99,7 @@ export const schedulingKeys = [
   'profiler',
   'energy',
   'trace',
+  'deterministic',
 ] as const satisfies readonly (keyof SchedulingOptions)[]
 
 /** The checked options, every default filled in. */
@@ -134,6 +145,7 @@ function section<T extends object>(
  */
 export function resolveScheduling(options: SchedulingOptions): Scheduling | null {
   const { trace = false } = options
+  checkOneOf('deterministic', options.deterministic ?? 'run-to-run', determinisms)
   const wanted = (value: unknown) => value !== undefined && value !== false
   const several = wanted(options.slices) || wanted(options.streams)
   const strategy = checkOneOf('strategy', options.strategy ?? (several ? 'auto' : 'fused'), ['auto', ...strategyNames])
@@ -183,17 +195,8 @@ function checkTogether(
   if (on.trace && strategy === 'fused') refuse('trace', "strategy 'fused' has no lanes to be traced")
 }
 
-const profilerKeys = [
-  'windowSteps',
-  'halfLifeSteps',
-  'hotShare',
-  'coldShare',
-  'contrast',
-  'hysteresis',
-  'minAssignments',
-  'horizonSteps',
-  'historySteps',
-] as const satisfies readonly (keyof ExpertProfilerOptions)[]
+// The layer knows how many experts there are.
+const profilerKeys = profilerOptionKeys.filter((key) => key !== 'numExperts')
 
 function resolveSlices(options: SchedulingOptions, implied: boolean) {
   const keys = ['total', 'policy', 'cost', 'manager', 'enforcement', 'updateEverySteps', 'slices']

@@ -14,33 +14,15 @@ import {
   SlicePartition,
   Stream,
   schedule,
-  Tensor,
 } from '@nexus/core'
 import * as child from './child.mjs'
+import { layersOn, partitions } from './layers.mjs'
 
 const { arm, backTo, caught, disarm, fate, sleep, steady, timed } = child
 const { device, given, scenario } = isMainThread ? child : workerData
-const shape = { inputDim: 32, hiddenDim: 24, numExperts: 8, topK: 2, device, seed: 5 }
-const input = (tokens) => Tensor.randn([tokens, 32], { device, dtype: device === 'cpu' ? 'f32' : 'bf16', seed: tokens })
-const partitions = () => ({ partitions: SlicePartition.live })
+const { shape, input, expectedOf, right } = layersOn(device)
 const description = describeDevice(device)
 const portion = Math.ceil(description.minSms / description.granularity) * description.granularity
-
-async function expectedOf(x) {
-  const plain = await MoELayer.create(shape)
-  const { output } = await plain.forward(x)
-  const expected = String(await output.toArray())
-  for (const each of [output, plain]) each.dispose()
-  return expected
-}
-async function right(layer, x, expected) {
-  const output = layer.enqueue(x)
-  try {
-    return String(await output.toArray()) === expected
-  } finally {
-    output.dispose()
-  }
-}
 
 /** A layer that is busy until its worker is terminated. */
 async function inWorker() {

@@ -1,11 +1,9 @@
 // Layers among faults: a device that breaks, memory that runs out, recording that fails, steps that never end.
-import { MoELayer, policies, SlicePartition, Stream, Tensor } from '@nexus/core'
+import { MoELayer, policies, Stream } from '@nexus/core'
 import { arm, backTo, caught, device, disarm, fate, given, run, sleep, steady, timed } from './child.mjs'
+import { layersOn, partitions } from './layers.mjs'
 
-const shape = { inputDim: 32, hiddenDim: 24, numExperts: 8, topK: 2, device, seed: 5 }
-const input = (tokens, on = device) =>
-  Tensor.randn([tokens, 32], { device: on, dtype: on === 'cpu' ? 'f32' : 'bf16', seed: tokens })
-const partitions = () => ({ partitions: SlicePartition.live })
+const { shape, input, expectedOf, right } = layersOn(device)
 
 /** Options of a layer by strategy, with the control loop at every step. */
 function scheduled(strategy) {
@@ -33,24 +31,6 @@ function restless() {
       const first = given.restless === 'layouts' ? least + granularity * (at % 3) : least
       return { sms: [sms - first, first], sliceOf: load.map((_, e) => (e + at) % 2), reason: `decision ${at}` }
     },
-  }
-}
-
-async function expectedOf(x) {
-  const plain = await MoELayer.create(shape)
-  const { output } = await plain.forward(x)
-  const expected = String(await output.toArray())
-  for (const each of [output, plain]) each.dispose()
-  return expected
-}
-
-/** One step and whether it has the expected bits. */
-async function right(layer, x, expected) {
-  const output = layer.enqueue(x)
-  try {
-    return String(await output.toArray()) === expected
-  } finally {
-    output.dispose()
   }
 }
 

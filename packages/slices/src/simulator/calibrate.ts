@@ -6,7 +6,7 @@
 import { checkInteger, checkOptions } from '@nexus/native'
 import type { CostModel } from '../cost.js'
 import { type Curve, checkDevice, type DeviceDescription, h200, interpolate } from '../device.js'
-import { type Agreement, agreement, agreementOf, predictRow } from './agreement.js'
+import { type Agreement, agreement, agreementOf } from './agreement.js'
 import { type Fit, leastSquares } from './least-squares.js'
 import {
   checkMeasurements,
@@ -15,6 +15,7 @@ import {
   type StepMeasurement,
   type StepMeasurements,
 } from './measurements.js'
+import { residualsOf } from './residuals.js'
 
 /** What the fit found, beside the model that follows from it. */
 export interface CalibrationParameters {
@@ -79,8 +80,6 @@ const ranges: Readonly<Record<keyof CalibrationParameters, Parameter>> = {
 const names = Object.keys(ranges) as (keyof CalibrationParameters)[]
 /** Weight of a parameter's distance from neutral against a row's logarithm: decides only what the rows leave open. */
 const PULL = 1e-3
-/** Errors are weighed more from about here on. */
-const LARGE = 0.05
 
 const forms = (['slice', 'none'] as const).flatMap((overlap) =>
   ([1, 8, 16, 64, 128] as const).map((rowTile) => ({ overlap, rowTile })),
@@ -146,16 +145,8 @@ function fit(
   shape: MeasuredShape,
 ): { cost: CostModel; parameters: CalibrationParameters } {
   const neutral = toUnit({})
-  const residuals = (form: Form) => (x: readonly number[]) => {
-    const cost = modelOf(device, shape, fromUnit(x), form)
-    const values = new Float64Array(rows.length + names.length)
-    for (const [i, row] of rows.entries()) {
-      const off = Math.log(predictRow(cost, row) / row.us)
-      values[i] = off * (1 + Math.abs(off) / LARGE)
-    }
-    for (let p = 0; p < names.length; p++) values[rows.length + p] = PULL * ((x[p] ?? 0) - (neutral[p] ?? 0))
-    return values
-  }
+  const residuals = (form: Form) => (x: readonly number[]) =>
+    residualsOf(rows, modelOf(device, shape, fromUnit(x), form), x, neutral, PULL)
   const tried = forms.map((form) => {
     const fits = starts.map((start) => leastSquares(residuals(form), toUnit(start), 12))
     return { form, fit: fits.reduce((a, b) => (b.loss < a.loss ? b : a)) }

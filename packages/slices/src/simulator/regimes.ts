@@ -6,10 +6,11 @@
 import { checkInteger, checkNumber, checkOptions } from '@nexus/native'
 import type { CostModel } from '../cost.js'
 import { type DeviceDescription, interpolate } from '../device.js'
-import { type Agreement, agreement, agreementOf, predictRow, type RowAgreement } from './agreement.js'
+import { type Agreement, agreement, agreementOf, type RowAgreement } from './agreement.js'
 import { type CalibrateOptions, prepare } from './calibrate.js'
 import { leastSquares } from './least-squares.js'
 import type { MeasuredShape, StepMeasurement, StepMeasurements } from './measurements.js'
+import { residualsOf } from './residuals.js'
 
 /** What was fitted of one regime. */
 export interface RegimeParameters {
@@ -65,8 +66,6 @@ const names = Object.keys(ranges) as Fitted[]
 const rowTiles = [1, 16, 160, 320] as const
 /** Weight of a parameter's distance from where it begins against a row's logarithm: few rows do not chase a corner. */
 const PULL = 0.1
-/** Errors are weighed more from about here on. */
-const LARGE = 0.05
 /** Sharpness of the knee between what the SMs read and what the memory gives. */
 const KNEE = 3
 
@@ -114,16 +113,8 @@ function fit(rows: readonly StepMeasurement[], device: DeviceDescription, shape:
   const neutral = unit(0)
   let best: { loss: number; parameters: RegimeParameters } | null = null
   for (const rowTile of rowTiles) {
-    const residuals = (x: readonly number[]) => {
-      const cost = modelOf(device, shape, parametersOf(x, rowTile))
-      const values = new Float64Array(rows.length + names.length)
-      for (const [i, row] of rows.entries()) {
-        const off = Math.log(predictRow(cost, row) / row.us)
-        values[i] = off * (1 + Math.abs(off) / LARGE)
-      }
-      for (let p = 0; p < names.length; p++) values[rows.length + p] = PULL * ((x[p] ?? 0) - (neutral[p] ?? 0))
-      return values
-    }
+    const residuals = (x: readonly number[]) =>
+      residualsOf(rows, modelOf(device, shape, parametersOf(x, rowTile)), x, neutral, PULL)
     for (const start of [0, 1] as const) {
       const { x, loss } = leastSquares(residuals, unit(start), 30)
       if (best === null || loss < best.loss) best = { loss, parameters: parametersOf(x, rowTile) }

@@ -1,0 +1,206 @@
+// The kernel variants of the grouped linear layer: their tile shapes, when each is correct, and which one runs where
+// nothing was measured. See grouped.h and nexus/variants.h.
+#include <algorithm>
+#include <iterator>
+#include <vector>
+
+#include "data/cuda/gemv.h"
+#include "data/cuda/grouped.h"
+#include "data/cuda/hopper.h"
+#include "data/cuda/hopper_variants.h"
+
+namespace nexus::cuda {
+namespace {
+
+// Shared memory: the pipeline's stages, or the float32 tile of the epilogue that follows in the same bytes; then 12
+// bytes a row (its input row, output row and scale). The kernels static_assert the same sums.
+constexpr size_t mma_shared(int bm, int bn, int bk, int stages) {
+  const size_t pipeline = static_cast<size_t>(stages) * (bm + bn) * bk * 2;
+  const size_t tile = static_cast<size_t>(bm) * (bn + 8) * 4;
+  return std::max(pipeline, tile) + static_cast<size_t>(bm) * 12;
+}
+constexpr size_t simt_shared(int bm, int bn, int bk) {
+  const size_t pipeline = static_cast<size_t>(2) * bk * (bm + bn + 8) * 4;
+  const size_t tile = static_cast<size_t>(bm) * (bn + 8) * 4;
+  return std::max(pipeline, tile) + static_cast<size_t>(bm) * 12;
+}
+constexpr Variant mma(const char* name, int bm, int bn, int bk, int stages, int warps, bool share_sm = false) {
+  return {name, Kernel::kMma, SumOrder::kMma16, bm, bn, bk, stages, warps, mma_shared(bm, bn, bk, stages), share_sm};
+}
+constexpr Variant simt(const char* name, int bm, int bn, int bk, int warps) {
+  return {name, Kernel::kSimt, SumOrder::kSimt1, bm, bn, bk, 2, warps, simt_shared(bm, bn, bk)};
+}
+
+// Decode: 16 rows, narrow so that a handful of experts still cover the chip, 40 KiB of weights in flight per block,
+// three blocks per SM.
+constexpr Variant kMma16 = mma("mma_16x32x128_s6", 16, 32, 128, 6, 4);
+// Beside a neighbour's block: half the shared memory, and at most 72 registers a thread with lanes, too.
+constexpr Variant kMma16Share = mma("mma_16x32x128_s3", 16, 32, 128, 3, 4, true);
+constexpr Variant kMma64 = mma("mma_64x128x64_s4", 64, 128, 64, 4, 4);
+// Prefill: 64×64 per warp, where ldmatrix traffic and mma.sync balance; 128×256 because L2 feeds no smaller tile at
+// full rate.
+constexpr Variant kMma128 = mma("mma_128x256x64_s3", 128, 256, 64, 3, 8);
+// Short k: the tile's prologue and epilogue weigh more than L2 traffic, and two blocks per SM hide one another's.
+constexpr Variant kMma128x128 = mma("mma_128x128x64_s3", 128, 128, 64, 3, 4);
+constexpr int64_t kShortK = 1024;
+// Hopper: over this many rows per expert, L2 and not HBM is the limit, and blocks share weights in pairs.
+constexpr int64_t kPairRows = 160;
+// Up to so many rows per expert some have none, and small tiles spread the others better over the chip.
+constexpr int64_t kSparseRows = 2, kManyTiles = 512;
+// Measured on an H200, 64 tokens: Qwen3 (4 rows) 308 us against 331 with 16-row tiles; with 6 and 8 rows and fewer
+// tiles DeepSeek-V2 285 against 277, GPT-OSS 400 against 387, OLMoE 215 against 221.
+constexpr int64_t kFewRows = 4;
+constexpr Variant kMmaGuarded{"mma_guarded_64x128x64_s2", Kernel::kMmaGuarded, SumOrder::kMma16, 64, 128, 64, 2, 4,
+                              mma_shared(64, 128, 64, 2)};
+constexpr Variant kGemv{"gemv_1x8", Kernel::kGemv, SumOrder::kGemv, 1, 8, 256, 1, 2, 0};
+constexpr Variant kSimt16 = simt("simt_16x64x32", 16, 64, 32, 4);
+constexpr Variant kSimt128 = simt("simt_128x128x16", 128, 128, 16, 8);
+
+}  // namespace
+
+extern const Variant kSimt64 = simt("simt_64x64x16", 64, 64, 16, 8);
+
+namespace {
+
+/// Every variant but those made to share an SM. The Hopper ones lie in the files that compile their kernels.
+const std::vector<const Variant*>& all() {
+  static const std::vector<const Variant*> variants = [] {
+    std::vector<const Variant*> list{&kGemv,     &kMma16, &kMma64,     &kMma128x128, &kMma128, &kMmaGuarded,
+                                     &kWgmmaFew, &kWgmma, &kWgmmaPair, &kSimt16,     &kSimt64, &kSimt128};
+    for (const Variant& v : kWgmmaNarrow) list.push_back(&v);
+    for (const Variant& v : kWgmmaWide) list.push_back(&v);
+    return list;
+  }();
+  return variants;
+}
+
+/// Mean rows per expert, rounded up. Routing is known on the device only; experts far over the mean take several tiles.
+int64_t mean_rows(const Problem& p) { return (p.rows + p.experts - 1) / p.experts; }
+
+/// Below 64 columns most of the 256 of a tile would be idle; tensor maps count rows in 31 bits.
+bool wgmma_fits(const Problem& p) {
+  return p.hopper && p.aligned && p.dtype != DType::kF32 && p.n >= 64 && p.experts * p.n < int64_t{1} << 31;
+}
+
+const Variant& choose_simt(const Problem& p) {
+  const int64_t mean = mean_rows(p);
+  if (mean <= 8) return kSimt16;
+  return mean <= 64 || p.n < 128 ? kSimt64 : kSimt128;
+}
+
+const Variant& choose_mma(const Problem& p) {
+  const int64_t mean = mean_rows(p);
+  if (!p.aligned) return kMmaGuarded;
+  if (mean <= 8) return kMma16;
+  if (mean > 96 && p.n >= 256 && p.k > kShortK && fits(kMma128, p)) return kMma128;
+  if (mean > 96 && p.n >= 128 && fits(kMma128x128, p)) return kMma128x128;
+  return kMma64;
+}
+
+const Variant& choose_wgmma(const Problem& p) {
+  const int64_t mean = mean_rows(p);
+  if (mean <= 8) return kWgmmaFew;
+  return mean > kPairRows ? kWgmmaPair : kWgmma;
+}
+
+}  // namespace
+
+bool fits(const Variant& v, const Problem& p) {
+  const bool half = p.dtype != DType::kF32;
+  switch (v.kernel) {
+    case Kernel::kGemv:
+      return p.aligned && p.rows <= kGemvMostRows;
+    case Kernel::kSimt:
+      return !half && v.shared_bytes <= p.shared_limit;
+    case Kernel::kMma:
+      return half && p.aligned && v.shared_bytes <= p.shared_limit;
+    case Kernel::kMmaGuarded:
+      return half && !p.aligned;
+    case Kernel::kWgmma:
+      // Some count 16-byte words of the input in 32 bits; rows are at least as many as those of the input.
+      return wgmma_fits(p) && v.shared_bytes <= p.shared_limit && p.rows <= int64_t{UINT32_MAX} / (p.k / 8) &&
+             (p.dtype == DType::kBF16 || &plain_shape(v) == &v);
+  }
+  return false;
+}
+
+std::vector<const Variant*> candidates(const Problem& problem) {
+  std::vector<const Variant*> found;
+  std::copy_if(all().begin(), all().end(), std::back_inserter(found),
+               [&](const Variant* v) { return fits(*v, problem); });
+  return found;
+}
+
+SumOrder invariant_order(const Problem& p, const std::string* measured) {
+  if (p.dtype == DType::kF32) return SumOrder::kSimt1;
+  const bool wgmma = wgmma_fits(p);
+  if (measured && *measured == name_of(SumOrder::kMma16)) return SumOrder::kMma16;
+  return wgmma ? SumOrder::kWgmma64 : SumOrder::kMma16;
+}
+
+const Variant& choose(const Problem& p, const SumOrder* only) {
+  if (only == nullptr) {
+    if (gemv_fits(p.dtype, p.k, p.n, p.experts, p.rows, p.aligned)) return kGemv;
+    if (p.dtype == DType::kF32) return choose_simt(p);
+    if (!wgmma_fits(p)) return choose_mma(p);
+    const int64_t mean = mean_rows(p);
+    // Where nearly every expert has rows and there are tiles enough to go round, weights stream by best in large tiles.
+    if (mean > kSparseRows && mean <= kFewRows && p.experts * ((p.n + 255) / 256) >= kManyTiles) return kWgmmaFew;
+    return mean <= 8 ? kMma16 : choose_wgmma(p);
+  }
+  switch (*only) {
+    case SumOrder::kSimt1:
+      return choose_simt(p);
+    case SumOrder::kMma16:
+      return choose_mma(p);
+    case SumOrder::kWgmma64:
+      return choose_wgmma(p);
+    case SumOrder::kGemv:
+      return kGemv;
+  }
+  return choose_mma(p);
+}
+
+const Variant& choose(const Problem& p, const VariantKey& key, const VariantChoice& choice) {
+  const auto find = [&](std::string_view name) -> const Variant* {
+    const auto found = std::find_if(all().begin(), all().end(), [&](const Variant* v) { return name == v->name; });
+    return found != all().end() && fits(**found, p) ? *found : nullptr;
+  };
+  if (!choice.variant.empty()) {
+    if (const Variant* named = find(choice.variant)) return *named;
+    throw_invalid("variant: expected a candidate for this layer and " + std::to_string(p.rows) + " rows, got '" +
+                  std::string(choice.variant) + "'");
+  }
+  SumOrder order{};
+  const SumOrder* only = nullptr;
+  if (choice.batch_invariant) {
+    order = invariant_order(p, choice.table ? choice.table->order(key) : nullptr);
+    only = &order;
+  }
+  const auto* measured = choice.table ? choice.table->choice(key, p.rows) : nullptr;
+  if (measured != nullptr)
+    for (const std::string& name : *measured)
+      if (const Variant* known = find(name); known && (!only || known->order == *only)) return *known;
+  return choose(p, only);
+}
+
+const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t max_rows, bool aligned,
+                      size_t shared_limit, bool hopper) {
+  return choose(Problem{dtype, k, n, experts, max_rows, aligned, shared_limit, hopper});
+}
+
+const Variant& plain_shape(const Variant& variant) {
+  if (place_among(kWgmmaNarrow, variant) < kWgmmaNarrowShapes) return variant.bm <= kWgmmaFewRows ? kWgmmaFew : kWgmma;
+  if (place_among(kWgmmaWide, variant) < kWgmmaWideShapes) return variant.bm > kWgmmaRows ? kWgmmaPair : kWgmma;
+  return variant;
+}
+
+const Variant& share_sm(const Variant& variant) {
+  const Variant& chosen = plain_shape(variant);
+  if (&chosen == &kMma16) return kMma16Share;
+  if (&chosen == &kWgmma || &chosen == &kWgmmaFew) return kWgmmaShare;
+  if (&chosen == &kWgmmaPair) return kWgmmaSharePair;
+  return chosen;
+}
+
+}  // namespace nexus::cuda

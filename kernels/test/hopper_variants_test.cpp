@@ -1,0 +1,187 @@
+// Every shape of the Hopper kernel over its odd cases: tails in rows, columns and k, experts with no rows or many,
+// pointers and widths that forbid whole-word stores, lanes, and linears one behind the other. What one shape computes
+// is checked against float64 in experts_test.cpp; here every other one must give its bits. They need a GPU of compute
+// capability 9.0; what of them is arithmetic of indices is hopper_shape_test.cpp's.
+#include "data_plane.h"
+
+using namespace nexus;
+using namespace nexus::test;
+
+#ifdef NEXUS_HAS_CUDA
+namespace {
+
+constexpr DeviceId kGpu{0};
+constexpr const char* kMeasured = "wgmma_256x160x64_s4";
+
+struct Odd {
+  int64_t k, n;
+  std::vector<int32_t> rows;  // by expert
+  Epilogue epilogue;
+  bool gather = true, scatter = true, bias = false, scale = false;
+};
+
+/// One problem on the device, run by name.
+struct Linear {
+  GroupedLinearDesc desc;
+  GroupedLinearArgs args;
+  size_t size;
+  Bench bench{kGpu};
+
+  Linear(Random& random, DType dtype, const Odd& odd) {
+    desc.dtype = dtype, desc.experts = static_cast<int>(odd.rows.size());
+    desc.k = odd.k, desc.n = odd.n, desc.epilogue = odd.epilogue, desc.params = {1.5f, 1.702f};
+    std::vector<int32_t> expert_of_slot;
+    for (int32_t e = 0; e < desc.experts; ++e)
+      expert_of_slot.insert(expert_of_slot.end(), static_cast<size_t>(odd.rows[static_cast<size_t>(e)]), e);
+    for (size_t i = expert_of_slot.size(); i > 1; --i)
+      std::swap(expert_of_slot[i - 1],
+                expert_of_slot[static_cast<size_t>(random.integer(0, static_cast<int64_t>(i) - 1))]);
+    const Buckets buckets = bucket(desc.experts, expert_of_slot);
+    const int64_t slots = buckets.slots(), inputs = odd.gather ? (slots + 1) / 2 : slots;
+    const auto rounded = [&](int64_t count, float deviation) {
+      return HostArray::rounded(dtype, random.normals(static_cast<size_t>(count), deviation));
+    };
+    args.input = bench.upload(rounded(inputs * odd.k, 1.f));
+    args.weight = bench.upload(rounded(desc.experts * odd.n * odd.k, 1.f / std::sqrt(static_cast<float>(odd.k))));
+    if (odd.bias) args.bias = bench.upload(random.normals(static_cast<size_t>(desc.experts * odd.n)));
+    if (odd.scale) args.row_scale = bench.upload(random.normals(static_cast<size_t>(slots)));
+    args.offsets = bench.upload(buckets.offsets);
+    if (odd.gather || odd.scatter) args.order = bench.upload(buckets.order);
+    args.gather = odd.gather, args.scatter = odd.scatter, args.rows_per_input = odd.gather ? 2 : 1;
+    args.max_rows = slots;
+    size = static_cast<size_t>(slots * (is_gated(odd.epilogue) ? odd.n / 2 : odd.n));
+  }
+  HostArray run(const std::string& name, const LaneView& lanes = {}) {
+    GroupedLinearArgs a = args;
+    a.choice.variant = name, a.lanes = lanes;
+    a.output = bench.poisoned(desc.dtype, size);
+    grouped_linear(*bench.stream, desc, a);
+    return bench.read(desc.dtype, a.output, size);
+  }
+};
+
+/// The names of the wgmma shapes; skips where they do not run.
+std::vector<std::string> shapes(DType dtype = DType::kBF16) {
+  require_cuda();
+  GroupedLinearDesc d;
+  d.dtype = dtype, d.k = 64, d.n = 64;
+  std::vector<std::string> names;
+  for (const VariantCandidate& c : grouped_linear_candidates(kGpu, d, 64))
+    if (c.name.rfind("wgmma_", 0) == 0) names.push_back(c.name);
+  if (names.empty()) throw Skipped("needs a GPU of compute capability 9.0");
+  return names;
+}
+
+void check_all(Random& random, const Odd& odd) {
+  (void)shapes();  // skips before anything is made
+  for (const DType t : {DType::kBF16, DType::kF16}) {
+    Linear linear(random, t, odd);
+    const HostArray want = linear.run(kMeasured);
+    for (const std::string& name : shapes(t))
+      if (linear.run(name).bytes != want.bytes)
+        throw Failure(name + " has other bits than " + kMeasured + ": " + name_of(t) + " k " + show(odd.k) + " n " +
+                      show(odd.n) + " epilogue " + show(odd.epilogue) + " first expert's rows " + show(odd.rows[0]));
+  }
+}
+
+}  // namespace
+
+TEST("wgmma shapes: rows around every tile's end") {
+  Random random(81);
+  for (const int32_t rows :
+       {1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 128, 159, 160, 161, 319, 320, 321, 641, 1281})
+    for (const bool gather : {false, true})
+      check_all(random, {72, 264, {rows, 0, 3}, rows % 2 ? Epilogue::kIdentity : Epilogue::kSwiglu, gather, !gather});
+}
+
+TEST("wgmma shapes: tails in n and k, whole-word stores or not") {
+  Random random(82);
+  for (const int64_t n : {64, 66, 72, 128, 134, 136, 250, 256, 264, 272, 392, 510, 520})
+    for (const int64_t k : {8, 64, 72, 264, 1032}) {
+      check_all(random, {k, n, {40, 200, 1}, Epilogue::kSwiglu, true, true, true});
+      check_all(random, {k, n, {40, 200, 1}, Epilogue::kIdentity, false, true});
+    }
+}
+
+TEST("wgmma shapes: every epilogue, bias and row scale") {
+  Random random(83);
+  for (const Epilogue e : {Epilogue::kIdentity, Epilogue::kRelu, Epilogue::kGelu, Epilogue::kSwiglu, Epilogue::kGeglu,
+                           Epilogue::kReglu, Epilogue::kClampedSwiglu})
+    for (int mask = 0; mask < 16; ++mask)
+      check_all(random,
+                {136, 272, {170, 20, 0, 77}, e, (mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0, (mask & 8) != 0});
+}
+
+TEST("wgmma shapes: blocks that walk many tiles, hot experts among cold ones, none, and no rows at all but one") {
+  Random random(84);
+  std::vector<int32_t> skewed(70), sparse(130, 0);
+  for (size_t e = 0; e < skewed.size(); ++e) skewed[e] = e % 9 == 4 ? 700 : static_cast<int32_t>(random.integer(0, 12));
+  sparse[77] = 1;
+  for (const bool gather : {false, true}) {
+    check_all(random, {200, 1040, skewed, gather ? Epilogue::kSwiglu : Epilogue::kIdentity, gather, true});
+    check_all(random, {64, 264, sparse, Epilogue::kSwiglu, gather, true});
+  }
+}
+
+TEST("wgmma shapes: in lanes the plain launch's bits") {
+  const std::vector<std::string> names = shapes();
+  Random random(85);
+  Linear linear(random, DType::kBF16, {136, 520, {30, 400, 0, 5, 170, 9, 64}, Epilogue::kSwiglu});
+  const auto set = LaneSet::create(linear.bench.stream, {0, 1, 2, 0, 1, 2, 0}, 3, {1, 2, 1}, true);
+  const HostArray want = linear.run(kMeasured);
+  for (const std::string& name : names) CHECK(linear.run(name, set->view(-1)).bytes == want.bytes);
+}
+
+TEST("wgmma shapes: MLPs one behind the other start early and still wait for what they read") {
+  const std::vector<std::string> names = shapes();
+  Random random(86);
+  for (const int64_t tokens : {64, 700}) {
+    MlpDesc d{.dtype = DType::kBF16,
+              .kind = MlpKind::kGated,
+              .activation = Epilogue::kSwiglu,
+              .params = {},
+              .experts = 9,
+              .input = 520,
+              .hidden = 392,
+              .output = 520};
+    Bench bench(kGpu);
+    const Buckets buckets = random_buckets(random, d.experts, tokens * 2, Spread::kSkewed);
+    MlpWeights w;
+    for (int i = 0; i < mlp_layers(d.kind); ++i) {
+      const GroupedLinearDesc l = mlp_layer(d, i);
+      w.weight[static_cast<size_t>(i)] =
+          bench.upload(HostArray::rounded(d.dtype, random.normals(static_cast<size_t>(l.experts * l.n * l.k),
+                                                                  1.f / std::sqrt(static_cast<float>(l.k)))));
+    }
+    MlpArgs args;
+    args.tokens = tokens, args.top_k = 2;
+    args.offsets = bench.upload(buckets.offsets), args.order = bench.upload(buckets.order);
+    args.workspace = bench.poisoned<uint8_t>(mlp_workspace_bytes(kGpu, d, tokens * 2));
+    const size_t size = static_cast<size_t>(tokens * 2 * d.output);
+    std::vector<void*> inputs;
+    for (int i = 0; i < 3; ++i)
+      inputs.push_back(
+          bench.upload(HostArray::rounded(d.dtype, random.normals(static_cast<size_t>(tokens * d.input)))));
+    // Twelve without a pause, over three inputs and one workspace: a product that starts too early reads what the one
+    // before it has not written yet.
+    const auto run = [&](const std::string& name) {
+      std::vector<void*> outputs;
+      for (size_t i = 0; i < 12; ++i) outputs.push_back(bench.poisoned(d.dtype, size));
+      args.choice.variant = name;
+      for (size_t i = 0; i < 12; ++i) {
+        args.x = inputs[i % 3], args.rows = outputs[i];
+        grouped_mlp(*bench.stream, d, w, args);
+      }
+      std::vector<HostArray> got;
+      for (void* const output : outputs) got.push_back(bench.read(d.dtype, output, size));
+      return got;
+    };
+    const std::vector<HostArray> want = run(kMeasured);
+    for (const std::string& name : names) {
+      const std::vector<HostArray> got = run(name);
+      for (size_t i = 0; i < got.size(); ++i)
+        if (got[i].bytes != want[i].bytes) throw Failure(name + ": call " + show(i) + " has other bits");
+    }
+  }
+}
+#endif
