@@ -627,8 +627,18 @@ def read_state(path):
     return recs
 
 
+NO_GPU = 4      # exit status: there is no point in trying again
+
+
 def worker(a):
-    import torch
+    try:
+        import torch
+    except ImportError as e:
+        print(f"the peers need torch: {e}", file=sys.stderr, flush=True)
+        sys.exit(NO_GPU)
+    if not torch.cuda.is_available():
+        print("the peers need a GPU that torch can use; it sees none", file=sys.stderr, flush=True)
+        sys.exit(NO_GPU)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.manual_seed(a.seed)
     state = read_state(a.state)
@@ -642,10 +652,11 @@ def worker(a):
     scopes = ["experts", "layer"] if a.scope == "both" else [a.scope]
     print(f"torch {torch.__version__} on {torch.cuda.get_device_name()}, seed {a.seed}", flush=True)
     for name, dims in a.shape_list:
-        todo = [(T, p, s) for T in a.token_list for p in a.peer_list for s in scopes
+        tokens = a.tokens_of_shape.get(name, a.token_list)
+        todo = [(T, p, s) for T in tokens for p in a.peer_list for s in scopes
                 if (name, T, p, s) not in done and p not in dead]
         if a.router:
-            todo += [(T, "router", "-") for T in a.token_list if (name, T, "router", "-") not in done]
+            todo += [(T, "router", "-") for T in tokens if (name, T, "router", "-") not in done]
         if not todo:
             continue
         if time.time() > a.deadline:
@@ -656,7 +667,7 @@ def worker(a):
         except Exception as e:
             print(f"{name}: no weights: {e}", flush=True)
             continue
-        for T in a.token_list:
+        for T in tokens:
             mine = [(p, s) for (t, p, s) in todo if t == T]
             if not mine:
                 continue
@@ -811,7 +822,8 @@ def main():
     ap.add_argument("--shapes", default=DEFAULT_SHAPES, help="names, or 'all'")
     ap.add_argument("--shape", action="append", default=[], help="NAME:hidden:inter:experts:topk, repeatable")
     ap.add_argument("--tokens", default=None)
-    ap.add_argument("--peers", default="all")
+    ap.add_argument("--tokens-of", action="append", default=[], help="NAME=1,8,64: other token counts for one shape, repeatable")
+    ap.add_argument("--peers", default="all", help="names, 'all', or 'none' (routers only)")
     ap.add_argument("--scope", default="layer", choices=["layer", "experts", "both"])
     ap.add_argument("--skew", type=float, default=0.0, help="standard deviation of a per-expert logit bias (0.5: mild)")
     ap.add_argument("--budget", type=float, default=430.0, help="seconds for everything (stops 30 s past it at the latest)")
@@ -836,7 +848,11 @@ def main():
         n, *d = s.split(":")
         a.shape_list.append((n, tuple(int(v) for v in d)))
     a.token_list = [int(t) for t in (a.tokens or ("8192" if a.train else DEFAULT_TOKENS)).split(",")]
-    a.peer_list = list(PEERS) if a.peers == "all" else a.peers.split(",")
+    a.tokens_of_shape = {}
+    for given in a.tokens_of:
+        n, _, counts = given.partition("=")
+        a.tokens_of_shape[n] = [int(t) for t in counts.split(",")]
+    a.peer_list = list(PEERS) if a.peers == "all" else [] if a.peers == "none" else a.peers.split(",")
     for p in a.peer_list:
         if p not in PEERS:
             ap.error(f"no peer {p}; there are {', '.join(PEERS)}")
@@ -854,9 +870,10 @@ def main():
     if os.path.exists(state):
         os.remove(state)
     args = [sys.executable, os.path.abspath(__file__), "--worker", "--state", state, "--deadline", str(a.deadline),
-            "--seed", str(a.seed), "--tokens", ",".join(map(str, a.token_list)), "--peers", ",".join(a.peer_list),
+            "--seed", str(a.seed), "--tokens", ",".join(map(str, a.token_list)), "--peers", ",".join(a.peer_list) or "none",
             "--scope", a.scope, "--skew", str(a.skew), "--shapes", ",".join(names)]
     args += [v for s in a.shape for v in ("--shape", s)] + ([] if a.router else ["--no-router"])
+    args += [v for t in a.tokens_of for v in ("--tokens-of", t)]
     args += ["--trace"] if a.trace else []
     args += ["--logits", os.path.abspath(a.logits)] if a.logits else []
     stall = 120
@@ -873,6 +890,8 @@ def main():
                 print("no progress for minutes, or past the budget: stopping this process", flush=True)
                 proc.kill()
                 proc.wait()
+        if proc.returncode == NO_GPU:
+            sys.exit(NO_GPU)
         if proc.returncode == 0 or time.time() > a.deadline:
             break
         print(f"worker ended with {proc.returncode} after {time.time() - born:.0f} s; going on without what it was at",

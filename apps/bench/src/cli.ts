@@ -41,12 +41,17 @@ const main = defineCommand({
   meta: { name: 'nexus-bench', description: 'Benchmarks of Nexus beside its peers, in the same run' },
   subCommands: {
     layer: () => load(import('./commands/layer.js')),
+    router: () => load(import('./commands/router.js')),
+    kernels: () => load(import('./commands/kernels.js')),
+    ablation: () => load(import('./commands/ablation.js')),
+    'slice-cost': () => load(import('./commands/slice-cost.js')),
     isolation: () => load(import('./commands/isolation.js')),
     skew: () => load(import('./commands/skew.js')),
     control: () => load(import('./commands/control.js')),
     calibration: () => load(import('./commands/calibration.js')),
     record: () => load(import('./commands/record.js')),
     policies: () => load(import('./commands/policies.js')),
+    cpu: () => load(import('./commands/cpu.js')),
     docs: () => load(import('./commands/docs.js')),
   },
 })

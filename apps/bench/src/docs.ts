@@ -4,28 +4,38 @@
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { LayerBenchResult } from './layer-bench.js'
+import type { AblationResult } from './ablation/bench.js'
+import type { CpuResult } from './cpu/result.js'
+import type { LayerBenchResult } from './layer/bench.js'
 import { benchmarksPage, resultsFolder, slicesPage } from './paths.js'
+import type { KernelsBenchResult } from './primitives/kernels.js'
+import type { RouterBenchResult } from './primitives/router.js'
 import { writeWhole } from './result-file.js'
 import type { CalibrationResult } from './scheduling/calibration.js'
 import type { ControlResult } from './scheduling/control.js'
 import type { IsolationResult } from './scheduling/isolation.js'
 import type { PoliciesResult } from './scheduling/policies-bench.js'
 import type { SkewResult } from './scheduling/skew.js'
+import { ablationSection } from './sections/ablation.js'
 import { calibrationSection } from './sections/calibration.js'
 import { controlSection } from './sections/control.js'
+import { cpuSection } from './sections/cpu.js'
 import { isolationSection } from './sections/isolation.js'
+import { kernelsSection } from './sections/kernels.js'
 import { layerSection } from './sections/layer.js'
 import { policiesSection, policyTables } from './sections/policies.js'
+import { routerSection } from './sections/router.js'
 import { skewSection } from './sections/skew.js'
+import { sliceCostSection } from './sections/slice-cost.js'
+import type { SliceCostResult } from './slice-cost/bench.js'
 
 const intro = `# Benchmarks
 
 Written by \`npm run bench -- docs\` from the files in [apps/bench/results](../apps/bench/results/README.md); do not edit.
 
 *Limit* is the physical bound: the larger of the bytes that must move (weights of the experts that were hit, input, output) at
-4.3 TB/s and the arithmetic at 790 TFLOP/s, both measured on an H200. *Error* is relative to a float32 layer with the same weights.
-A ratio above 1 against a peer means that Nexus is faster.
+4.3 TB/s and the arithmetic at 790 TFLOP/s, both measured on an H200. *Error* is relative to float64 on some rows (in the first files: to a
+float32 layer with the same weights). A ratio above 1 against a peer means that Nexus is faster.
 `
 
 const policiesFile = 'policies.json'
@@ -38,6 +48,11 @@ export type ResultFile =
   | ControlResult
   | PoliciesResult
   | CalibrationResult
+  | RouterBenchResult
+  | KernelsBenchResult
+  | AblationResult
+  | SliceCostResult
+  | CpuResult
 
 /**
  * One result file as a section.
@@ -58,6 +73,16 @@ export function section(file: string, result: ResultFile): string {
       return policiesSection(file, result)
     case 'calibration':
       return calibrationSection(file, result)
+    case 'router':
+      return routerSection(file, result)
+    case 'kernels':
+      return kernelsSection(file, result)
+    case 'ablation':
+      return ablationSection(file, result)
+    case 'slice-cost':
+      return sliceCostSection(file, result)
+    case 'cpu':
+      return cpuSection(file, result)
     default: {
       const { kind } = result as { kind: unknown }
       throw new RangeError(`${file}: expected a kind of result that has a section, got '${String(kind)}'`)

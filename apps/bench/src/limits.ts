@@ -23,13 +23,16 @@ export function limitUs(s: Shape, tokens: number, expertsHit: number): number {
   return Math.max(bytes / hbmBytesPerSecond, flop / bf16FlopPerSecond) * 1e6
 }
 
-/** Copies of the weights, so that a small model does not simply live in the cache. */
+/** Inputs at most: further ones would find their weights as cold. */
+const mostInputs = 16
+
+/** Copies of the weights, so that a small model does not simply live in the cache; as many as there may be inputs, at most. */
 export function weightCopies(s: Shape): number {
-  return Math.max(1, Math.ceil((3 * l2Bytes) / (s.experts * expertBytes(s))))
+  return Math.min(mostInputs, Math.max(1, Math.ceil((3 * l2Bytes) / (s.experts * expertBytes(s)))))
 }
 
 /** Inputs to rotate over, so that the experts they choose exceed the cache; at most 16. */
 export function inputCount(s: Shape, tokens: number): number {
   const hit = s.experts * (1 - (1 - s.topK / s.experts) ** tokens)
-  return Math.min(16, Math.max(weightCopies(s), Math.ceil((3 * l2Bytes) / (hit * expertBytes(s)))))
+  return Math.min(mostInputs, Math.max(weightCopies(s), Math.ceil((3 * l2Bytes) / (hit * expertBytes(s)))))
 }

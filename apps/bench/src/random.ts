@@ -25,6 +25,10 @@ export function normals(n: number, seed: number): Float32Array {
   return out
 }
 
+/** A cell's bias of the experts' logits: normal with standard deviation `skew`, the same for all of its inputs. */
+export const cellBias = (experts: number, skew: number, seed: number): Float32Array =>
+  normals(experts, seed + 1).map((each) => skew * each)
+
 /** One cell's logits: unit normal, plus one bias per expert of standard deviation `skew` that all inputs share. */
 export function cellLogits(tokens: number, experts: number, count: number, skew: number, seed: number): Float32Array[] {
   const bias = normals(experts, seed + 1)

@@ -2,7 +2,17 @@ import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { renderBenchmarks, renderSlices, section } from '../src/docs.js'
 import { benchmarksPage, resultsFolder, slicesPage } from '../src/paths.js'
-import { calibrationResult, controlResult, isolationResult, skewResult } from './results.js'
+import {
+  ablationResult,
+  calibrationResult,
+  controlResult,
+  isolationResult,
+  kernelsResult,
+  layerResult,
+  routerResult,
+  skewResult,
+  sliceCostResult,
+} from './results.js'
 
 test('docs/benchmarks.md says what the result files say', () => {
   expect(readFileSync(benchmarksPage, 'utf8')).toBe(renderBenchmarks(resultsFolder))
@@ -46,4 +56,51 @@ test('control: what is over its bound is named', () => {
 
 test('calibration: beyond the aim is said', () => {
   expect(section('k.json', calibrationResult)).toContain('more than 10 % off at worst for olmoe-1b-7b (12.0 %)')
+})
+
+test('layer: the best peer, the aim, what is scaled and what has no row', () => {
+  const text = section('l.json', layerResult)
+  expect(text).toContain('1 of 2 cells are slower than the best peer: qwen3-30b-a3b with 64 tokens (0.97).')
+  expect(text).toContain(
+    '| qwen3-30b-a3b | 64 | 0 | 280.0 | 300.0 | 1.07 | 0.98 | **no** | 305.0 | 330.0 | 3.0e-3 | 0.97 (vllm_triton_best (anchor, scaled)) |',
+  )
+  expect(text).toContain('A peer marked *anchor, scaled* did not run in this call')
+  expect(text).toContain('- mixtral-8x7b 64: out of memory')
+})
+
+test('router: aims, peers that are faster, bytes that were not counted', () => {
+  const text = section('r.json', routerResult)
+  expect(text).toContain('1 aims are missed: 128 experts with 16384 tokens.')
+  expect(text).toContain('Slower than a peer (not all of them make buckets): 128 experts with 16384 tokens.')
+  expect(text).toContain('| 128 | 8 | 64 | 5.00 | 6 | yes | 36.9 | 104.4 | n/a | 30.00 |')
+  expect(text).toContain('Bytes were not counted: ncu is not on this machine.')
+})
+
+test('kernels: a variant that beats the chosen one is named', () => {
+  const text = section('k.json', kernelsResult)
+  expect(text).toContain(
+    'Faster than what is chosen by more than 2 %: olmoe-1b-7b with 64 tokens, linear1: better (90.0 against 100.0 us).',
+  )
+  expect(text).toContain('| olmoe-1b-7b | 64 | linear1 | worse | no | 120.00 |')
+  expect(text).toContain('Not measured: NEXUS_CUDA_ARCH=80: not built.')
+})
+
+test('ablation: each rung by the one that it adds to, losses as losses', () => {
+  const text = section('a.json', ablationResult)
+  expect(text).toContain(
+    '`+ graphs` is best, 80.0 times as fast as the textbook loop, torch; `+ slices` loses to `+ graphs`',
+  )
+  expect(text).toMatch(/\| \+ graphs \| .* \| 1\.60 of fused kernels \| 80\.0 \|/)
+  expect(text).toMatch(/\| \+ slices \| .* \| 0\.50 of \+ graphs, a loss \| 40\.0 \|/)
+  expect(text).toContain('Not known in some rows, joulesPerToken: too short.')
+  expect(text).toContain('seed-small 64, + streams: no streams.')
+})
+
+test('slice-cost: a constant, a part, or nothing', () => {
+  const text = section('s.json', sliceCostResult)
+  expect(text).toContain('64 SMs, graph: 25.00 µs and 0.1 % of the step; mostly a constant: launching')
+  expect(text).toContain('64 SMs, eager: 0.20 µs and 9.0 % of the step; mostly a part of the step')
+  expect(text).toContain('64 SMs by a cap, graph: 0.20 µs and 0.1 % of the step; next to nothing')
+  expect(text).toContain('| seed-small | 64 | 64 SMs | 55.00 (25.00) |')
+  expect(text).toContain('- On 4 SMs: too small.')
 })

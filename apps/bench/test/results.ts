@@ -1,9 +1,15 @@
 /** Small results of each kind, made up so that both outcomes of every sentence are in them. */
+import type { AblationResult, AblationRow } from '../src/ablation/bench.js'
+import type { LayerBenchResult } from '../src/layer/bench.js'
+import type { LayerRow } from '../src/layer/measure.js'
+import type { KernelRow, KernelsBenchResult } from '../src/primitives/kernels.js'
+import type { RouterBenchResult } from '../src/primitives/router.js'
 import type { CalibrationResult } from '../src/scheduling/calibration.js'
 import type { ControlResult } from '../src/scheduling/control.js'
 import type { IsolationResult, IsolationRow } from '../src/scheduling/isolation.js'
 import type { SkewResult, SkewRow } from '../src/scheduling/skew.js'
 import { parseShape } from '../src/shapes.js'
+import type { SliceCostResult, Where } from '../src/slice-cost/bench.js'
 
 const environment = {
   date: '2026-01-02T03:04:05.000Z',
@@ -142,4 +148,161 @@ export const calibrationResult: CalibrationResult = {
       regimes: [],
     },
   ],
+}
+
+export const layerRow = (shape: string, tokens: number, nexusUs: number, limitUs = 50): LayerRow => ({
+  shape,
+  tokens,
+  skew: 0,
+  expertsHit: 128,
+  limitUs,
+  nexusUs,
+  nexusMinUs: nexusUs,
+  nexusMaxUs: nexusUs,
+  relativeError: 3e-3,
+  ratio: nexusUs / limitUs,
+  phasesUs: { router: 10, experts: 250, combine: 5 },
+  variants: ['a', 'b'],
+  peers: {},
+})
+
+export const layerResult: LayerBenchResult = {
+  kind: 'layer',
+  what: 'a layer',
+  environment,
+  seed: 1,
+  peersError: null,
+  rows: [
+    {
+      ...layerRow('qwen3-30b-a3b', 64, 300, 280),
+      nexusWithRouterUs: 305,
+      nexusInvariantUs: 330,
+      invariantVariants: ['a', 'c'],
+      peers: { torch_grouped_mm: 500, 'vllm_triton_best (anchor, scaled)': 290 },
+    },
+    { ...layerRow('seed-small', 64, 10, 6), peers: { torch_grouped_mm: 80 } },
+  ],
+  failed: [{ cell: 'mixtral-8x7b 64', why: 'out of memory' }],
+}
+
+export const routerResult: RouterBenchResult = {
+  kind: 'router',
+  what: 'routing',
+  environment,
+  seed: 1,
+  peersError: null,
+  countersReason: 'ncu is not on this machine',
+  rows: [
+    {
+      experts: 128,
+      topK: 8,
+      tokens: 64,
+      nexusUs: 5,
+      nexusIntervalUs: [5, 5],
+      weightError: 1e-7,
+      bytes: { onePass: 36864, separate: 104448 },
+      countedBytes: null,
+      aimUs: 6,
+      peers: { torch: 30 },
+    },
+    {
+      experts: 128,
+      topK: 8,
+      tokens: 16384,
+      nexusUs: 15,
+      nexusIntervalUs: [15, 15],
+      weightError: 1e-7,
+      bytes: { onePass: 9437184, separate: 26738688 },
+      countedBytes: 1e7,
+      aimUs: 12,
+      peers: { torch: 14 },
+    },
+  ],
+}
+
+const kernel = (variant: string, us: number, chosen: boolean): KernelRow => ({
+  shape: 'olmoe-1b-7b',
+  tokens: 64,
+  phase: 'linear1',
+  path: 'default',
+  variant,
+  chosen,
+  us,
+  gigabytesPerSecond: 4000,
+  teraflopsPerSecond: 30,
+})
+
+export const kernelsResult: KernelsBenchResult = {
+  kind: 'kernels',
+  what: 'phases',
+  environment,
+  seed: 1,
+  rows: [kernel('mine', 100, true), kernel('better', 90, false), kernel('worse', 120, false)],
+  relativeErrors: { default: 2.9e-3 },
+  failed: [{ what: 'NEXUS_CUDA_ARCH=80', why: 'not built' }],
+}
+
+const rung = (name: string, base: string | null, p50Us: number): AblationRow => ({
+  shape: 'seed-small',
+  tokens: 64,
+  skew: 0,
+  rung: name,
+  base,
+  steps: 1000,
+  tokensPerSecond: 64e6 / p50Us,
+  p50Us,
+  p99Us: 1.1 * p50Us,
+  relativeError: 3e-3,
+  sameBits: base === null ? null : true,
+  joulesPerToken: base === null ? null : 0.001,
+  watts: base === null ? null : 500,
+  smActivity: 0.5,
+  smOccupancy: 0.25,
+  tensorActivity: 0.125,
+  dramActivity: 0.75,
+  memoryUtilisation: 0.5,
+  reasons: base === null ? { joulesPerToken: 'too short' } : {},
+})
+
+export const ablationResult: AblationResult = {
+  kind: 'ablation',
+  what: 'rungs',
+  environment,
+  seed: 1,
+  seconds: 2,
+  rows: [
+    rung('textbook loop, torch', null, 2000),
+    rung('fused kernels', 'textbook loop, ours', 40),
+    rung('+ graphs', 'fused kernels', 25),
+    rung('+ slices', '+ graphs', 50),
+  ],
+  failed: [{ cell: 'seed-small 64', rung: '+ streams', why: 'no streams' }],
+}
+
+const placed = (sms: number, where: Where, us: number) => ({
+  shape: 'seed-small',
+  tokens: 64,
+  sms,
+  where,
+  graphUs: us,
+  eagerUs: us + 5,
+  phasesUs: { router: 5, experts: us - 8, combine: 3, total: us },
+})
+
+export const sliceCostResult: SliceCostResult = {
+  kind: 'slice-cost',
+  what: 'one layer alone',
+  environment,
+  seed: 1,
+  rows: [placed(132, 'device', 30), placed(64, 'slice', 55), placed(64, 'cap', 31)],
+  probes: [
+    { sms: 132, where: 'device', eagerLaunchUs: 2, nodeUs: 1, graphUs: 2, gigabytesPerSecond: 4000 },
+    { sms: 64, where: 'slice', eagerLaunchUs: 5, nodeUs: 4, graphUs: 6, gigabytesPerSecond: 3900 },
+  ],
+  fits: [
+    { sms: 64, where: 'slice', how: 'graph', constantUs: 25, part: 0.001, worst: 0.01, points: 6 },
+    { sms: 64, where: 'slice', how: 'eager', constantUs: 0.2, part: 0.09, worst: 0.01, points: 6 },
+    { sms: 64, where: 'cap', how: 'graph', constantUs: 0.2, part: 0.001, worst: 0.01, points: 6 },
+  ],
+  failed: [{ sms: 4, why: 'too small' }],
 }

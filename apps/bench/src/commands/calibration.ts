@@ -26,7 +26,9 @@ const args = {
 /** What `--help` says below the options. */
 export const details =
   'Step times by shape, load and layout, and the cost model fitted to them: how far the simulator is from this device, on steps that the ' +
-  'fit did not see. Every shape with every token count, skew and layout is a step.'
+  'fit did not see. Every shape with every token count, skew and layout is a step.' +
+  '\n\nTry: nexus-bench calibration --shapes olmoe-1b-7b --tokens 64 --samples 100' +
+  '\n     nexus-bench calibration --from apps/bench/results/h200-calibration.json'
 
 function read(path: string): unknown {
   try {

@@ -14,7 +14,8 @@ const args = {
 /** What `--help` says below the options. */
 export const details =
   'What control costs: host time of a policy decision, of a switch between layouts, of a step by a graph and without one, of a launch alone ' +
-  'and as a node of a graph; and the device time that profiling and metering add to a step. Each beside its bound.'
+  'and as a node of a graph; and the device time that profiling and metering add to a step. Each beside its bound.' +
+  '\n\nTry: nexus-bench control --shape olmoe-1b-7b --pairs 100'
 
 export default defineCommand({
   meta: {

@@ -48,7 +48,10 @@ export default defineCommand({
       p99Bound: number('p99-bound', given['p99-bound'], true),
       onProgress: progress,
     }
-    const { isolationBench, isolationTable } = await import('../scheduling/isolation.js')
+    const [{ isolationBench }, { isolationTable }] = await Promise.all([
+      import('../scheduling/isolation.js'),
+      import('../sections/isolation.js'),
+    ])
     const result = await isolationBench(options)
     deliver(result, given, () => isolationTable(result))
   },

@@ -23,9 +23,10 @@ import {
   type StepMeasurements,
 } from '@nexus/slices/simulator'
 import { type Environment, environment } from '../environment.js'
+import { layerOptions, usualDtype } from '../layer-options.js'
 import { cellLogits } from '../random.js'
 import type { Shape } from '../shapes.js'
-import { quantile } from './statistics.js'
+import { medianInterval, quantile } from './statistics.js'
 
 export interface CalibrationOptions {
   readonly device: 'cpu' | 'cuda'
@@ -184,16 +185,8 @@ async function measureShape(
   rows: StepMeasurement[],
 ): Promise<void> {
   const { device, samples, onProgress } = options
-  const dtype = device === 'cuda' ? 'bf16' : 'f32'
-  const common = {
-    inputDim: shape.hidden,
-    hiddenDim: shape.inter,
-    numExperts: shape.experts,
-    topK: shape.topK,
-    device,
-    dtype,
-    graphs: { captureAfter: 1 },
-  } as const
+  const dtype = usualDtype(device)
+  const common = { ...layerOptions(shape, device, dtype), graphs: { captureAfter: 1 } } as const
   const fused = await MoELayer.create({ ...common, seed: 1 })
   const { router, experts } = fused.weights
   try {
@@ -220,7 +213,7 @@ async function measureShape(
             counts,
             us,
             samples,
-            interval: [quantile(times, 0.4), quantile(times, 0.6)],
+            interval: medianInterval(times),
           })
         }
         const stream = Stream.default(device)

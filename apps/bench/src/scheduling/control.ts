@@ -20,6 +20,7 @@ import {
   Tensor,
 } from '@nexus/core'
 import { type Environment, environment } from '../environment.js'
+import { layerOptions, usualDtype } from '../layer-options.js'
 import { median } from '../median.js'
 import { cellLogits, normals } from '../random.js'
 import type { Shape } from '../shapes.js'
@@ -131,12 +132,7 @@ function switches(): HostCost {
 
 async function layerOf(shape: Shape, device: 'cpu' | 'cuda', more: object, weights?: MoELayer): Promise<MoELayer> {
   return MoELayer.create({
-    inputDim: shape.hidden,
-    hiddenDim: shape.inter,
-    numExperts: shape.experts,
-    topK: shape.topK,
-    device,
-    ...(device === 'cuda' ? { dtype: 'bf16' as const } : {}),
+    ...layerOptions(shape, device, usualDtype(device)),
     ...(weights ? { weights: { router: weights.weights.router, experts: weights.weights.experts } } : { seed: 1 }),
     ...more,
   })
@@ -162,7 +158,7 @@ export async function controlBench(options: ControlOptions): Promise<ControlResu
   const [logitsHost] = cellLogits(64, small.experts, 1, 0, 1)
   if (!logitsHost) throw new RangeError('logits: expected one batch, got none')
   const logits = Tensor.from(logitsHost, [64, small.experts], { device })
-  const dtype = device === 'cuda' ? 'bf16' : 'f32'
+  const dtype = usualDtype(device)
   const x = Tensor.randn([64, small.hidden], { dtype, device, seed: 3 })
   const out = Tensor.empty([64, small.hidden], { dtype, device })
   for (const [name, graphs, bound] of [
@@ -225,7 +221,7 @@ async function watching(shape: Shape, tokens: number, device: 'cpu' | 'cuda', pa
   const [logitsHost] = cellLogits(tokens, shape.experts, 1, 0, 5)
   if (!logitsHost) throw new RangeError('logits: expected one batch, got none')
   const logits = Tensor.from(logitsHost, [tokens, shape.experts], { device })
-  const x = Tensor.randn([tokens, shape.hidden], { dtype: device === 'cuda' ? 'bf16' : 'f32', device, seed: 3 })
+  const x = Tensor.randn([tokens, shape.hidden], { dtype: usualDtype(device), device, seed: 3 })
   const out = Tensor.empty([tokens, shape.hidden], { dtype: x.dtype, device })
   const [start, end] = [Event.create(device), Event.create(device)]
   const batch = 20

@@ -8,7 +8,6 @@ import {
   chooseArrangement,
   describeDevice,
   EnergyMonitor,
-  type MoELayer,
   SlicePartition,
   Stream,
 } from '@nexus/core'
@@ -287,24 +286,4 @@ export async function isolationBench(options: IsolationOptions): Promise<Isolati
     decode.dispose()
     prefill.dispose()
   }
-}
-
-/** The graph statistics of a layer, for a result file. */
-export const graphStats = (layer: MoELayer) => layer.performanceStats().graphs
-
-export function isolationTable(result: IsolationResult): string {
-  const head = ['arrangement', 'decode p50', 'p99', 'prefill', 'of its share', 'together', 'J/token', 'W']
-  const figure = (x: number | null, digits: number) => (x === null ? '-' : x.toFixed(digits))
-  const body = result.rows.map((r) => [
-    r.arrangement,
-    r.decode.p50.toFixed(2),
-    r.decode.p99.toFixed(2),
-    r.prefill.throughput.toFixed(3),
-    figure(r.prefillOfShare, 2),
-    r.together.toFixed(3),
-    figure(r.joulesPerToken, 4),
-    figure(r.watts, 0),
-  ])
-  const widths = head.map((h, i) => Math.max(h.length, ...body.map((b) => b[i]?.length ?? 0)))
-  return [head, ...body].map((line) => line.map((c, i) => c.padStart(widths[i] ?? 0)).join('  ')).join('\n')
 }

@@ -4,6 +4,7 @@
  */
 import { Event, MoELayer, Stream, Tensor } from '@nexus/core'
 import { type Environment, environment } from '../environment.js'
+import { layerOptions, usualDtype } from '../layer-options.js'
 import { inputCount } from '../limits.js'
 import { median } from '../median.js'
 import { cellLogits } from '../random.js'
@@ -73,16 +74,8 @@ export async function skewBench(options: SkewOptions): Promise<SkewResult> {
 
 async function cell(shape: Shape, tokens: number, skew: number, options: SkewOptions): Promise<SkewRow> {
   const { device, rounds, seed } = options
-  const dtype = device === 'cuda' ? 'bf16' : 'f32'
-  const common = {
-    inputDim: shape.hidden,
-    hiddenDim: shape.inter,
-    numExperts: shape.experts,
-    topK: shape.topK,
-    device,
-    dtype,
-    graphs: { captureAfter: 1 },
-  } as const
+  const dtype = usualDtype(device)
+  const common = { ...layerOptions(shape, device, dtype), graphs: { captureAfter: 1 } } as const
   const made: { dispose(): void }[] = []
   const own = <T extends { dispose(): void }>(each: T): T => {
     made.push(each)

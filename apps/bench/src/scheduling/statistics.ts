@@ -11,6 +11,28 @@ export function quantile(values: readonly number[], q: number): number {
   return below + (at - low) * ((sorted[high] ?? Number.NaN) - below)
 }
 
+/**
+ * The 95 % interval of the median, by order statistics: between the r-th smallest and the r-th largest value lies the median of what was sampled
+ * unless fewer than r samples fell on one side of it, which a fair coin says how probable it is. Of fewer than six values, which cannot be
+ * that sure, the whole range; of none, `null`.
+ */
+export function medianInterval(values: readonly number[]): readonly [low: number, high: number] | null {
+  const sorted = [...values].sort((a, b) => a - b)
+  const n = sorted.length
+  // P(at most r - 1 of n fair coins show heads), term by term in logarithms.
+  let logTerm = -n * Math.LN2
+  let tail = Math.exp(logTerm)
+  let rank = 0
+  while (tail <= 0.025 && rank < n / 2) {
+    rank++
+    logTerm += Math.log((n - rank + 1) / rank)
+    tail += Math.exp(logTerm)
+  }
+  const from = Math.max(rank, 1) - 1
+  const [low, high] = [sorted[from], sorted[n - 1 - from]]
+  return low === undefined || high === undefined ? null : [low, high]
+}
+
 /** A ratio of medians with its bootstrap interval. */
 export interface RatioInterval {
   readonly ratio: number

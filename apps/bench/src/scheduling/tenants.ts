@@ -8,6 +8,7 @@ import {
   Tensor,
   tenant,
 } from '@nexus/core'
+import { layerOptions } from '../layer-options.js'
 import { cellLogits } from '../random.js'
 import type { Shape } from '../shapes.js'
 import { Loop } from './loop.js'
@@ -26,12 +27,7 @@ export class Tenant {
 
   static async create(name: string, shape: Shape, tokens: number, device: DeviceSpec, seed: number): Promise<Tenant> {
     const layer = await MoELayer.create({
-      inputDim: shape.hidden,
-      hiddenDim: shape.inter,
-      numExperts: shape.experts,
-      topK: shape.topK,
-      device,
-      dtype: 'bf16',
+      ...layerOptions(shape, device, 'bf16'),
       seed,
       graphs: { captureAfter: 2 },
     })

@@ -1,6 +1,7 @@
 /** A file of `bench isolation` as a section: what each arrangement gives one tenant, and what the other pays for it. */
 import { figure, percent, table } from '../markdown.js'
 import type { IsolationResult, IsolationRow } from '../scheduling/isolation.js'
+import { textTable } from '../text-table.js'
 import { head } from './head.js'
 
 const columns = [
@@ -68,6 +69,9 @@ function findings(result: IsolationResult): string[] {
   if (unmetered) said.push(`Without joules: ${unmetered.energyReason ?? 'no reason was given'}`)
   return said
 }
+
+/** The arrangements alone, for a terminal. */
+export const isolationTable = ({ rows }: IsolationResult): string => textTable(columns, rows.map(cells), 1)
 
 export function isolationSection(file: string, result: IsolationResult): string {
   const { decode, prefill, seconds, minSteps } = result.options

@@ -1,29 +1,99 @@
-/** A file of `bench layer` as a section. */
-import type { LayerBenchResult } from '../layer-bench.js'
-import { table } from '../markdown.js'
+/** A file of `bench layer` as a section, and as the table of a terminal. */
+import { isScaled } from '../layer/anchors.js'
+import type { LayerBenchResult } from '../layer/bench.js'
+import { invarianceVerdict, standingOf, verdict } from '../layer/standing.js'
+import { figure, table } from '../markdown.js'
+import { textTable } from '../text-table.js'
 import { head } from './head.js'
 
-export function layerSection(file: string, result: LayerBenchResult): string {
-  const { environment, rows } = result
-  const peers = [...new Set(rows.flatMap((r) => Object.keys(r.peers)))]
-  const columns = ['shape', 'tokens', 'skew', 'limit µs', 'Nexus µs', '× limit', 'error', ...peers.map((p) => `÷ ${p}`)]
-  const body = rows.map((r) => [
-    r.shape,
-    String(r.tokens),
-    String(r.skew),
-    r.limitUs.toFixed(1),
-    r.nexusUs.toFixed(1),
-    r.ratio.toFixed(2),
-    r.relativeError.toExponential(1),
-    ...peers.map((p) => {
-      const us = r.peers[p]
-      return us === undefined ? 'n/a' : `${(us / r.nexusUs).toFixed(2)} (${us.toFixed(1)} µs)`
-    }),
-  ])
-  const slower = rows.filter((r) => Object.values(r.peers).some((us) => us < r.nexusUs)).length
-  return `${head(file, environment, result.what, [`seed ${result.seed}`])}
-${slower} of ${rows.length} cells are slower than the best of the peers that ran beside them.
+const yesNo = (met: boolean | null) => (met === null ? 'n/a' : met ? 'yes' : '**no**')
 
-${table(columns, body)}
-`
+/** Limits and aims are a GPU's. */
+const onGpu = ({ environment }: LayerBenchResult) => environment.driver !== null
+
+/** Cell, limit, ours, ratio, best peer, best ÷ ours, aim, met; and the sentences below it. */
+export function layerTable(result: LayerBenchResult): string {
+  const { rows } = result
+  const aimed = onGpu(result)
+  const columns = [
+    'shape',
+    'tokens',
+    'skew',
+    'limit us',
+    'ours us',
+    'ratio',
+    'best us',
+    'best/ours',
+    'aim',
+    'met',
+    'best peer',
+  ]
+  const body = rows.map((row) => {
+    const { best, gain, aim, met } = standingOf(row, aimed)
+    return [
+      row.shape,
+      String(row.tokens),
+      String(row.skew),
+      row.limitUs.toFixed(1),
+      row.nexusUs.toFixed(1),
+      row.ratio.toFixed(2),
+      figure(best?.us, 1),
+      figure(gain, 2),
+      figure(aim, 2),
+      met === null ? '' : met ? 'yes' : 'NO',
+      best?.name ?? '-',
+    ]
+  })
+  const said = [...verdict(rows, aimed), invarianceVerdict(rows)].filter((sentence) => sentence !== '')
+  return `${textTable(columns, body, 1)}\n\n${said.join('\n')}`
+}
+
+export function layerSection(file: string, result: LayerBenchResult): string {
+  const { environment, rows, failed = [] } = result
+  const aimed = onGpu(result)
+  const peers = [...new Set(rows.flatMap((r) => Object.keys(r.peers)))].sort(
+    (a, b) => Number(isScaled(a)) - Number(isScaled(b)),
+  )
+  const columns = [
+    'shape',
+    'tokens',
+    'skew',
+    'limit µs',
+    'Nexus µs',
+    '× limit',
+    'aim',
+    'met',
+    'with router µs',
+    'error',
+  ]
+  const body = rows.map((r) => {
+    const { best, gain, aim, met } = standingOf(r, aimed)
+    return [
+      r.shape,
+      String(r.tokens),
+      String(r.skew),
+      r.limitUs.toFixed(1),
+      r.nexusUs.toFixed(1),
+      r.ratio.toFixed(2),
+      figure(aim, 2),
+      yesNo(met),
+      figure(r.nexusWithRouterUs, 1),
+      figure(r.nexusInvariantUs, 1),
+      r.relativeError.toExponential(1),
+      best === null ? 'n/a' : `${figure(gain, 2)} (${best.name})`,
+      ...peers.map((p) => {
+        const us = r.peers[p]
+        return us === undefined ? 'n/a' : `${(us / r.nexusUs).toFixed(2)} (${us.toFixed(1)} µs)`
+      }),
+    ]
+  })
+  const scaled = peers.some(isScaled)
+    ? "\nA peer marked *anchor, scaled* did not run in this call: its time is the anchors', times what torch_grouped_mm takes now over what it took there.\n"
+    : ''
+  const lost = failed.map(({ cell, why }) => `- ${cell}: ${why}`).join('\n')
+  return `${head(file, environment, result.what, [`seed ${result.seed}`])}
+${[...verdict(rows, aimed), invarianceVerdict(rows)].filter((sentence) => sentence !== '').join('\n')}
+${scaled}
+${table([...columns, 'best ÷ ours', ...peers.map((p) => `÷ ${p}`)], body)}
+${lost === '' ? '' : `\nWithout a row:\n\n${lost}\n`}`
 }

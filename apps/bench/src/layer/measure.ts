@@ -1,0 +1,198 @@
+/**
+ * One cell: a shape at a token count and a skew, timed through the public layer API from (x, router logits) to y, and once more with the router's
+ * own product in the step.
+ *
+ * Correctness first: some rows against float64 on the host, every row against a float32 layer with the same weights, and nothing that is wrong
+ * is timed. Then steps rotate over inputs, and over copies of small models, by graph replay.
+ */
+import { type MoELayer, Stream, Tensor } from '@nexus/core'
+import { inputCount, limitUs } from '../limits.js'
+import { median } from '../median.js'
+import { cellBias, cellLogits } from '../random.js'
+import { timeCalls } from '../timing.js'
+import type { Cell } from './cells.js'
+import { CellCheck, errorToF32 } from './check.js'
+import type { ShapeLayers } from './shape-layers.js'
+
+/** A row of the result. Times are microseconds. */
+export interface LayerRow {
+  readonly shape: string
+  readonly tokens: number
+  readonly skew: number
+  /** Experts that got a token, in the mean over the inputs. */
+  readonly expertsHit: number
+  /** By this row's own `expertsHit`. */
+  readonly limitUs: number
+  readonly nexusUs: number
+  readonly nexusMinUs: number
+  readonly nexusMaxUs: number
+  /** The 95 % interval of the median. */
+  readonly nexusIntervalUs?: readonly [low: number, high: number]
+  /** With the router's own product in the step, logits of the same distribution. */
+  readonly nexusWithRouterUs?: number
+  /** Experts hit then. */
+  readonly withRouterExpertsHit?: number
+  /** With `deterministic: 'batch-invariant'`. */
+  readonly nexusInvariantUs?: number
+  /** Kernel variants then; where they are those of `variants`, it is free. */
+  readonly invariantVariants?: readonly string[]
+  /** Relative to float64 on `checkedRows` rows (files without them: relative to a float32 layer). */
+  readonly relativeError: number
+  readonly checkedRows?: number
+  /** Relative to a float32 layer, all rows. */
+  readonly relativeErrorToF32?: number
+  /** nexusUs ÷ limitUs. */
+  readonly ratio: number
+  /** Of a step that is launched one operation at a time. */
+  readonly phasesUs: { readonly router: number; readonly experts: number; readonly combine: number }
+  readonly variants: readonly string[]
+  readonly launch?: 'graph' | 'eager'
+  /** By name; those that end in ' (anchor, scaled)' did not run in this call. */
+  readonly peers: Readonly<Record<string, number>>
+}
+
+export interface CellOptions {
+  readonly device: 'cpu' | 'cuda'
+  readonly seed: number
+  /** Roughly how long to time a cell for. */
+  readonly budgetMs: number
+  /** Called with the logits, for peers to read. */
+  readonly onLogits?: (logits: readonly Float32Array[]) => void
+}
+
+export async function measureCell(layers: ShapeLayers, cell: Cell, options: CellOptions): Promise<LayerRow> {
+  const { shape, tokens, skew } = cell
+  const { device, seed, budgetMs } = options
+  const made: { dispose(): void }[] = []
+  const own = <T extends { dispose(): void }>(each: T): T => {
+    made.push(each)
+    return each
+  }
+  try {
+    const count = inputCount(shape, tokens)
+    const hostLogits = cellLogits(tokens, shape.experts, count, skew, seed + tokens)
+    options.onLogits?.(hostLogits)
+    const inputs = hostLogits.map((given, v) => ({
+      layer: layers.layer(v),
+      logits: own(Tensor.from(given, [tokens, shape.experts], { device })),
+      x: own(Tensor.randn([tokens, shape.hidden], { dtype: 'bf16', device, seed: seed + 77 * v + tokens })),
+    }))
+    const out = own(Tensor.empty([tokens, shape.hidden], { dtype: 'bf16', device }))
+    const [first] = inputs
+    const [firstLogits] = hostLogits
+    if (!first || !firstLogits) throw new RangeError('inputs: expected at least one, got none')
+    const stream = Stream.default(device)
+    const given = inputs.map(({ layer, x, logits }) => new Step(layer, x, { logits, out }))
+    const hit = await meanHit(given)
+    const check = await CellCheck.of(layers, cell, first.x, firstLogits)
+    const replaysBefore = first.layer.performanceStats().graphs?.hits ?? 0
+    given[0]?.enqueue()
+    const relativeError = await check.error(out, 'the output')
+    const relativeErrorToF32 = await errorToF32(layers.reference, first.x, first.logits, out)
+    const timing = await timeCalls(stream, callsOf(given), { budgetMs })
+    const { variants, graphs } = first.layer.performanceStats()
+    const replayed = (graphs?.hits ?? 0) > replaysBefore
+    const phasesUs = await phases(layers, first.x, first.logits)
+
+    const invariant = layers.invariant.length === 0 ? {} : await timeInvariant(layers, inputs, out, check, budgetMs / 2)
+
+    const bias = cellBias(shape.experts, skew, seed + tokens)
+    await layers.routerBias.write(bias)
+    const routed = inputs.map(({ layer, x }) => new Step(layer, x, { out }))
+    const withRouterExpertsHit = await meanHit(routed)
+    routed[0]?.enqueue()
+    await (await CellCheck.ofProduct(layers, cell, first.x, bias)).error(out, "the output with the router's product")
+    const withRouter = await timeCalls(stream, callsOf(routed), { budgetMs: budgetMs / 2 })
+
+    const limit = limitUs(shape, tokens, hit)
+    return {
+      shape: shape.name,
+      tokens,
+      skew,
+      expertsHit: hit,
+      limitUs: limit,
+      nexusUs: timing.medianUs,
+      nexusMinUs: timing.minUs,
+      nexusMaxUs: timing.maxUs,
+      nexusIntervalUs: timing.intervalUs,
+      nexusWithRouterUs: withRouter.medianUs,
+      withRouterExpertsHit,
+      ...invariant,
+      relativeError,
+      checkedRows: check.rows.length,
+      relativeErrorToF32,
+      ratio: timing.medianUs / limit,
+      phasesUs,
+      variants: variants.experts,
+      launch: replayed ? 'graph' : 'eager',
+      peers: {},
+    }
+  } finally {
+    for (const each of made.reverse()) each.dispose()
+  }
+}
+
+/** One input with the layer that serves it. */
+class Step {
+  constructor(
+    readonly layer: MoELayer,
+    readonly x: Tensor,
+    readonly options: { readonly logits?: Tensor; readonly out: Tensor },
+  ) {}
+
+  enqueue(): void {
+    this.layer.enqueue(this.x, this.options)
+  }
+
+  async expertsHit(): Promise<number> {
+    return (await this.layer.forward(this.x, this.options)).stats.activeExperts
+  }
+}
+
+const callsOf = (steps: readonly Step[]) => steps.map((step) => () => step.enqueue())
+
+/** Experts hit by each step, in the mean; the steps are warm afterwards, and recorded where graphs are on. */
+async function meanHit(steps: readonly Step[]): Promise<number> {
+  let hit = 0
+  for (const step of steps) {
+    hit += (await step.expertsHit()) / steps.length
+    await step.expertsHit()
+  }
+  return hit
+}
+
+/** The same steps by the batch-invariant layers: warmed up, checked, timed. */
+async function timeInvariant(
+  { invariant }: ShapeLayers,
+  inputs: readonly { readonly x: Tensor; readonly logits: Tensor }[],
+  out: Tensor,
+  check: CellCheck,
+  budgetMs: number,
+) {
+  const steps = inputs.flatMap(({ x, logits }, v) => {
+    const layer = invariant[v % invariant.length]
+    return layer === undefined ? [] : [new Step(layer, x, { logits, out })]
+  })
+  for (let warm = 0; warm < 2; warm++) for (const step of steps) step.enqueue()
+  steps[0]?.enqueue()
+  await check.error(out, 'the batch-invariant output')
+  const { medianUs } = await timeCalls(Stream.default(out.device), callsOf(steps), { budgetMs })
+  const variants = steps[0]?.layer.performanceStats().variants.experts ?? []
+  return { nexusInvariantUs: medianUs, invariantVariants: variants }
+}
+
+/** Times of the phases in a warm step. */
+async function phases({ plain }: ShapeLayers, x: Tensor, logits: Tensor) {
+  const us = (ms: number | null) => (ms === null ? Number.NaN : ms * 1e3)
+  const times = { router: [] as number[], experts: [] as number[], combine: [] as number[] }
+  for (let i = 0; i < 6; i++) {
+    const { output, stats } = await plain.forward(x, { logits })
+    output.dispose()
+    // The first step sets up what later ones find.
+    if (i === 0) continue
+    times.router.push(us(stats.times.routerMs))
+    times.experts.push(us(stats.times.expertsMs))
+    times.combine.push(us(stats.times.combineMs))
+  }
+  return { router: median(times.router), experts: median(times.experts), combine: median(times.combine) }
+}

@@ -1,0 +1,95 @@
+/**
+ * Device time of a call: events around batches of calls that are queued ahead of the device, as a serving loop does, so that neither an event nor
+ * the host's latency is in the figure. Many batches give the median and how sure it is.
+ */
+import { Event, Graph, type Stream } from '@nexus/core'
+import { median } from './median.js'
+import { medianInterval } from './scheduling/statistics.js'
+
+/** Microseconds of one call. */
+export interface Timing {
+  readonly medianUs: number
+  readonly minUs: number
+  readonly maxUs: number
+  /** The 95 % interval of the median. */
+  readonly intervalUs: readonly [low: number, high: number]
+  readonly samples: number
+}
+
+export interface TimingOptions {
+  /** Roughly how long to time, all batches together. */
+  readonly budgetMs: number
+  /** Batches. @default 15 */
+  readonly samples?: number
+  /** Calls of a batch, at most: those queued ahead must not fill the launch queue. @default 4000 */
+  readonly maxCalls?: number
+}
+
+export function timingOf(samples: readonly number[]): Timing {
+  const interval = medianInterval(samples)
+  if (interval === null) throw new RangeError('samples: expected at least one, got none')
+  return {
+    medianUs: median(samples),
+    minUs: Math.min(...samples),
+    maxUs: Math.max(...samples),
+    intervalUs: interval,
+    samples: samples.length,
+  }
+}
+
+/** Times the calls, all of them in turn in each batch: what they touch rotates. The first batches are not counted. */
+export async function timeCalls(
+  stream: Stream,
+  calls: readonly (() => void)[],
+  { budgetMs, samples = 15, maxCalls = 4000 }: TimingOptions,
+): Promise<Timing> {
+  const [start, end] = [Event.create(stream.device), Event.create(stream.device)]
+  try {
+    const batch = async (rounds: number) => {
+      start.record(stream)
+      for (let r = 0; r < rounds; r++) for (const call of calls) call()
+      end.record(stream)
+      await stream.synchronize()
+      return (start.elapsedMs(end) * 1e3) / (rounds * calls.length)
+    }
+    await batch(1)
+    const estimateUs = Math.max(await batch(1), 0.1)
+    const fitting = (budgetMs * 1e3) / samples / (estimateUs * calls.length)
+    const rounds = Math.max(1, Math.ceil(Math.min(maxCalls / calls.length, fitting)))
+    await batch(rounds)
+    const times: number[] = []
+    for (let i = 0; i < samples; i++) times.push(await batch(rounds))
+    return timingOf(times)
+  } finally {
+    start.dispose()
+    end.dispose()
+  }
+}
+
+/**
+ * Times primitives by one graph of `repeats` rounds of them, so that a call costs no launch: for kernels that are shorter than one. Each call
+ * must have run on the stream before, and give every result an `out`.
+ */
+export async function timeByGraph(
+  stream: Stream,
+  calls: readonly (() => void)[],
+  options: TimingOptions & { readonly repeats?: number },
+): Promise<Timing> {
+  const { repeats = Math.max(1, Math.ceil(16 / calls.length)), ...rest } = options
+  const graph = Graph.capture(stream, () => {
+    for (let r = 0; r < repeats; r++) for (const call of calls) call()
+  })
+  try {
+    const { medianUs, minUs, maxUs, intervalUs, samples } = await timeCalls(stream, [() => graph.launch(stream)], rest)
+    const n = repeats * calls.length
+    return {
+      medianUs: medianUs / n,
+      minUs: minUs / n,
+      maxUs: maxUs / n,
+      intervalUs: [intervalUs[0] / n, intervalUs[1] / n],
+      samples,
+    }
+  } finally {
+    graph.dispose()
+  }
+}
