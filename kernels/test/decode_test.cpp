@@ -1,12 +1,8 @@
 // Decode steps in two launches against the chain of operations that they stand for: outputs, choice, weights, counts
 // and ring are the same bytes, eager and recorded, whatever layer within their range; and a step outside of it takes
 // the chain. On a GPU of compute capability 9.0 only: elsewhere there is nothing but the chain.
+#include "cuda_path.h"
 #include "layer_data.h"
-
-#ifdef NEXUS_HAS_CUDA
-#include "data/cuda/arch.h"
-#include "data/cuda/decode_path.h"
-#endif
 
 using namespace nexus;
 using namespace nexus::test;
@@ -18,23 +14,6 @@ template <class T>
 T one_of(Random& random, std::initializer_list<T> values) {
   return *(values.begin() + random.integer(0, static_cast<int64_t>(values.size()) - 1));
 }
-
-void require_hopper() {
-  require_cuda();
-#ifdef NEXUS_HAS_CUDA
-  const auto archs = cuda::cuda_archs(0);
-  if (std::find(archs.begin(), archs.end(), "90") == archs.end()) throw Skipped("needs compute capability 9.0");
-#endif
-}
-void set_path([[maybe_unused]] const char* path) {
-#ifdef NEXUS_HAS_CUDA
-  cuda::set_decode_path(path);
-#endif
-}
-struct Path {
-  explicit Path(const char* path) { set_path(path); }
-  ~Path() { set_path(""); }
-};
 
 struct DecodeLayer {
   LayerDesc desc;
@@ -133,7 +112,7 @@ TEST("decode: random layers give the bits of the chain, eager and recorded, for 
     const Batch first(random, bench, made.desc, made.bucket, given);
     uint64_t steps = 0;
     const auto record = [&](const char* by) {
-      const Path path(by);
+      const Path path(set_decode_path, by);
       run_step(bench, *layer, nullptr, first, *ring, steps++);  // before a capture comes an eager step
       return layer->capture(bench.stream, made.bucket, given, nullptr, ring.get());
     };
@@ -147,7 +126,7 @@ TEST("decode: random layers give the bits of the chain, eager and recorded, for 
       for (int again = 0; again < 3; ++again)
         check_equal(run_step(bench, *layer, fused.get(), batch, *ring, steps++), want, where + ", recorded");
       if (token_bucket(tokens) != made.bucket) continue;
-      const Path path("fused");
+      const Path path(set_decode_path, "fused");
       check_equal(run_step(bench, *layer, nullptr, batch, *ring, steps++), want, where + ", eager");
     }
   }
@@ -197,10 +176,10 @@ TEST("decode: real widths, in slices and on the whole chip, steps one behind the
     uint64_t steps = 0;
     for (int i = 0; i < 4; ++i) {
       batches.emplace_back(random, bench, d, s.tokens, true);
-      const Path path("chain");
+      const Path path(set_decode_path, "chain");
       want.push_back(run_step(bench, *layer, nullptr, batches.back(), *ring, steps++));
     }
-    const Path path("fused");
+    const Path path(set_decode_path, "fused");
     const auto graph = layer->capture(bench.stream, s.tokens, true, nullptr, ring.get());
     const size_t size = output_size(d, s.tokens);
     for (int round = 0; round < 20; ++round) {  // queued without a wait: a step must not disturb the next one's start
@@ -246,7 +225,7 @@ TEST("decode: what it does not serve takes the chain") {
     const Batch batch(random, bench, d, bucket, true);
     int nodes[2], i = 0;
     for (const char* by : {"fused", "chain"}) {
-      const Path path(by);
+      const Path path(set_decode_path, by);
       run_step(bench, *layer, nullptr, batch, *ring, static_cast<uint64_t>(i));
       nodes[i++] = layer->capture(bench.stream, bucket, true, nullptr, nullptr)->nodes();
     }
@@ -268,6 +247,6 @@ TEST("decode: what it does not serve takes the chain") {
   other.experts.input = other.experts.output = 36;  // rows that are not aligned to 16 bytes
   CHECK(!taken(other, 1));
   CHECK(!taken(d, 16));  // more rows than a quarter of the experts
-  const std::string message = expect_error(ErrorCode::kInvalidArgument, [] { set_path("sideways"); });
+  const std::string message = expect_error(ErrorCode::kInvalidArgument, [] { set_decode_path("sideways"); });
   CHECK(message.find("set_decode_path") != std::string::npos && message.find("sideways") != std::string::npos);
 }

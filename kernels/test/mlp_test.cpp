@@ -1,33 +1,12 @@
 // The two layers of an MLP in one launch against the two launches that it stands for: outputs are the same bytes, eager
 // and recorded, in slices and step after step. On a GPU of compute capability 9.0 only.
+#include "cuda_path.h"
 #include "layer_data.h"
-
-#ifdef NEXUS_HAS_CUDA
-#include "data/cuda/arch.h"
-#include "data/cuda/mlp_path.h"
-#endif
 
 using namespace nexus;
 using namespace nexus::test;
 
 namespace {
-
-void require_hopper() {
-  require_cuda();
-#ifdef NEXUS_HAS_CUDA
-  const auto archs = cuda::cuda_archs(0);
-  if (std::find(archs.begin(), archs.end(), "90") == archs.end()) throw Skipped("needs compute capability 9.0");
-#endif
-}
-void set_path([[maybe_unused]] const char* path) {
-#ifdef NEXUS_HAS_CUDA
-  cuda::set_mlp_path(path);
-#endif
-}
-struct Path {
-  explicit Path(const char* path) { set_path(path); }
-  ~Path() { set_path(""); }
-};
 
 struct Shape {
   int experts, top_k;
@@ -81,7 +60,7 @@ TEST("mlp in one launch: the bytes of two, eager and recorded, step after step")
         return bench.read(dtype, a.out, size).bytes;
       };
       const auto all = [&](const char* by) {
-        const Path path(by);
+        const Path path(set_mlp_path, by);
         std::vector<std::vector<unsigned char>> outputs;
         for (const Batch& batch : batches) outputs.push_back(run(batch, s.tokens, nullptr));
         const auto graph = layer->capture(bench.stream, bucket, true, nullptr, nullptr);
@@ -120,7 +99,7 @@ TEST("mlp in one launch: in slices, beside one another") {
   std::vector<unsigned char> want[2];
   void* out[2];
   for (const char* by : {"chain", "fused"}) {
-    const Path path(by);
+    const Path path(set_mlp_path, by);
     for (int l = 0; l < 2; ++l) out[l] = bench.poisoned(DType::kBF16, size);
     bench.stream->synchronize();
     for (int repeat = 0; repeat < 20; ++repeat)
@@ -142,6 +121,6 @@ TEST("mlp in one launch: in slices, beside one another") {
 
 TEST("mlp in one launch: a path that is none is refused by name") {
   require_hopper();
-  const std::string message = expect_error(ErrorCode::kInvalidArgument, [] { set_path("sideways"); });
+  const std::string message = expect_error(ErrorCode::kInvalidArgument, [] { set_mlp_path("sideways"); });
   CHECK(message.find("set_mlp_path") != std::string::npos && message.find("sideways") != std::string::npos);
 }

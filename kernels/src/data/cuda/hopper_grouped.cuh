@@ -258,6 +258,39 @@ __device__ __forceinline__ void multiply(float (&acc)[S::BLOCKS][S::ACC], Cursor
   release(previous);
 }
 
+/// multiply() over `rows` rows, a multiple of 8: wgmma's N is part of the instruction.
+template <class S, class F>
+__device__ __forceinline__ void multiply_rows(int rows, float (&acc)[S::BLOCKS][S::ACC], Cursor<S::STAGES>& at,
+                                              int steps, uint32_t buffers, int group, F&& issued) {
+  switch (rows) {
+#define NEXUS_CASE(N)                                                                   \
+  case N:                                                                               \
+    if constexpr (N <= S::ROWS) multiply<S, N>(acc, at, steps, buffers, group, issued); \
+    break;
+    NEXUS_CASE(8)
+    NEXUS_CASE(16)
+    NEXUS_CASE(24)
+    NEXUS_CASE(32)
+    NEXUS_CASE(40)
+    NEXUS_CASE(48)
+    NEXUS_CASE(56)
+    NEXUS_CASE(64)
+    NEXUS_CASE(72)
+    NEXUS_CASE(80)
+    NEXUS_CASE(88)
+    NEXUS_CASE(96)
+    NEXUS_CASE(104)
+    NEXUS_CASE(112)
+    NEXUS_CASE(120)
+    NEXUS_CASE(128)
+    NEXUS_CASE(136)
+    NEXUS_CASE(144)
+    NEXUS_CASE(152)
+    NEXUS_CASE(160)
+#undef NEXUS_CASE
+  }
+}
+
 constexpr int kTurn = 3;  // and 4: the named barriers by which the two consumers give one another the turn
 
 template <class S>
@@ -318,33 +351,7 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
     const auto issued = [&] {
       if constexpr (S::TURNS) named_barrier_arrive(kTurn + (group ^ 1), 256);
     };
-    switch (tile.padded) {
-#define NEXUS_CASE(N)                                                                   \
-  case N:                                                                               \
-    if constexpr (N <= S::ROWS) multiply<S, N>(acc, at, steps, buffers, group, issued); \
-    break;
-      NEXUS_CASE(8)
-      NEXUS_CASE(16)
-      NEXUS_CASE(24)
-      NEXUS_CASE(32)
-      NEXUS_CASE(40)
-      NEXUS_CASE(48)
-      NEXUS_CASE(56)
-      NEXUS_CASE(64)
-      NEXUS_CASE(72)
-      NEXUS_CASE(80)
-      NEXUS_CASE(88)
-      NEXUS_CASE(96)
-      NEXUS_CASE(104)
-      NEXUS_CASE(112)
-      NEXUS_CASE(120)
-      NEXUS_CASE(128)
-      NEXUS_CASE(136)
-      NEXUS_CASE(144)
-      NEXUS_CASE(152)
-      NEXUS_CASE(160)
-#undef NEXUS_CASE
-    }
+    multiply_rows<S>(tile.padded, acc, at, steps, buffers, group, issued);
     if constexpr (S::STAGED) tile = control.ring[mine];  // read again, rather than kept in registers: it is still there
     named_barrier(1 + group, 128);                       // the map's last readers are done
 #pragma unroll

@@ -245,33 +245,7 @@ __device__ __forceinline__ void consume_mlp(const MlpParams& p, uint32_t buffers
     for (int i = 0; i < S::ACC; ++i)
 #pragma unroll
       for (int h = 0; h < S::BLOCKS; ++h) acc[h][i] = 0.f;
-    switch (tile.padded) {
-#define NEXUS_CASE(N)                                                                  \
-  case N:                                                                              \
-    if constexpr (N <= S::ROWS) multiply<S, N>(acc, at, steps, buffers, group, [] {}); \
-    break;
-      NEXUS_CASE(8)
-      NEXUS_CASE(16)
-      NEXUS_CASE(24)
-      NEXUS_CASE(32)
-      NEXUS_CASE(40)
-      NEXUS_CASE(48)
-      NEXUS_CASE(56)
-      NEXUS_CASE(64)
-      NEXUS_CASE(72)
-      NEXUS_CASE(80)
-      NEXUS_CASE(88)
-      NEXUS_CASE(96)
-      NEXUS_CASE(104)
-      NEXUS_CASE(112)
-      NEXUS_CASE(120)
-      NEXUS_CASE(128)
-      NEXUS_CASE(136)
-      NEXUS_CASE(144)
-      NEXUS_CASE(152)
-      NEXUS_CASE(160)
-#undef NEXUS_CASE
-    }
+    multiply_rows<S>(tile.padded, acc, at, steps, buffers, group, [] {});
     named_barrier(1 + group, 128);  // the map's last readers are done
     const GroupedParams& g = p.layer[tile.layer];
 #pragma unroll
