@@ -15,15 +15,14 @@
 #include <functional>
 #include <memory>
 #include <new>
-#include <random>
-#include <sstream>
 #include <string>
 #include <vector>
 
-#include "data/backend.h"
+#include "bench.h"
 
 namespace {
 using namespace nexus;
+using bench::numbers;
 
 struct Shape {
   std::string name;
@@ -31,25 +30,9 @@ struct Shape {
   int experts, top_k;
 };
 
-std::vector<int64_t> numbers(const std::string& text) {
-  std::vector<int64_t> list;
-  std::stringstream in(text);
-  for (std::string part; std::getline(in, part, ',');) list.push_back(std::stoll(part));
-  return list;
-}
-
-struct Bench {
-  explicit Bench(StreamShape shape) : stream(Stream::create(DeviceId{0}, 0, shape)) {}
-  std::shared_ptr<Stream> stream;
-  uint64_t seed = std::random_device{}();
+struct Bench : bench::Memory {
+  explicit Bench(StreamShape shape) : Memory(Stream::create(DeviceId{0}, 0, shape)) {}
   int lanes = 0;
-
-  std::shared_ptr<Buffer> bytes(size_t n) { return Buffer::allocate(stream, n); }
-  std::shared_ptr<Buffer> normals(DType dtype, int64_t n, float scale) {
-    auto buffer = bytes(static_cast<size_t>(n) * size_of(dtype));
-    fill_normal(*stream, buffer->data(), dtype, n, seed++, scale);
-    return buffer;
-  }
 
   /// Median microseconds of one call of f(i), i counting up.
   double time(const std::function<void(int)>& f) {

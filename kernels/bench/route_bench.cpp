@@ -10,16 +10,15 @@
 #include <cstring>
 #include <functional>
 #include <memory>
-#include <random>
-#include <sstream>
 #include <string>
 #include <vector>
 
-#include "data/backend.h"
+#include "bench.h"
 #include "data/cuda/route_path.h"
 
 namespace {
 using namespace nexus;
+using bench::numbers;
 using cuda::RoutePath;
 
 struct Shape {
@@ -28,23 +27,8 @@ struct Shape {
   int experts, top_k;
 };
 
-std::vector<int64_t> numbers(const std::string& text) {
-  std::vector<int64_t> list;
-  std::stringstream in(text);
-  for (std::string part; std::getline(in, part, ',');) list.push_back(std::stoll(part));
-  return list;
-}
-
-struct Bench {
-  std::shared_ptr<Stream> stream = Stream::create(DeviceId{0});
-  uint64_t seed = std::random_device{}();
-
-  std::shared_ptr<Buffer> bytes(int64_t n) { return Buffer::allocate(stream, static_cast<size_t>(n)); }
-  std::shared_ptr<Buffer> normals(DType dtype, int64_t n, float scale) {
-    auto buffer = bytes(n * static_cast<int64_t>(size_of(dtype)));
-    fill_normal(*stream, buffer->data(), dtype, n, seed++, scale);
-    return buffer;
-  }
+struct Bench : bench::Memory {
+  Bench() : Memory(Stream::create(DeviceId{0})) {}
 
   /// Median microseconds of one call.
   double time(const std::function<void()>& call) {

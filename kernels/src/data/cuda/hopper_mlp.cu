@@ -6,6 +6,7 @@
 #include "data/cuda/hopper.h"
 #include "data/cuda/hopper_mlp.cuh"
 #include "data/cuda/hopper_mlp.h"
+#include "data/cuda/launch.h"
 #include "data/cuda/mlp_path.h"
 #include "data/cuda/path_switch.h"
 
@@ -38,17 +39,8 @@ void launch_shape(DType dtype, const hopper::MlpParams& params, const Target& ta
   const int at_once = facts.blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device, S::THREADS,
                                                       hopper::kMlpShared<S>, false);
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(tiles, std::max(1, target.width * at_once)));
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;  // see launch.h
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(blocks);
-  config.blockDim = dim3(S::THREADS);
-  config.dynamicSmemBytes = hopper::kMlpShared<S>;
-  config.stream = target.stream;
-  config.attrs = &attribute;
-  config.numAttrs = device_facts(target.device).dependent_launch ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<const hopper::MlpParams>(p), first, second), "grouped_mlp");
+  launch("grouped_mlp", kernel, blocks, S::THREADS, hopper::kMlpShared<S>, target.device, target.stream, p, first,
+         second);
 }
 
 template <template <class> class S>
