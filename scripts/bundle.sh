@@ -22,7 +22,7 @@ mkdir -p "$out"
 rm -f "$archive"
 stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
-mkdir -p "$stage/bin" "$stage/lib" "$stage/workspace/kernels/build/Release" "$stage/workspace/kernels/build/test"
+mkdir -p "$stage/bin" "$stage/lib" "$stage/workspace/kernels/build/Release" "$stage/workspace/kernels/build/test" "$stage/workspace/kernels/build/bench"
 
 node=$(readlink -f "$(command -v node)")
 install -m 755 "$node" "$stage/bin/node"
@@ -34,7 +34,7 @@ for library in libstdc++.so.6 libgcc_s.so.1 libatomic.so.1; do
 done
 
 install -m 755 kernels/build/Release/{nexus,nexus_faults}.node "$stage/workspace/kernels/build/Release/"
-for program in kernels/build/test/*_test kernels/build/test/*.so; do
+for program in kernels/build/test/*_test kernels/build/test/*.so kernels/build/bench/{kernel,route}_bench; do
   if [ -x "$program" ]; then strip -o "$stage/workspace/$program" "$program"; fi
 done
 install -m 755 scripts/bundle-run.sh "$stage/run"

@@ -23,7 +23,7 @@ struct DecodeLayer {
 };
 
 /// Few rows over many experts, so that both linear layers are matrix-vector products.
-DecodeLayer random_decode(Random& random) {
+DecodeLayer any_decode(Random& random) {
   DecodeLayer made;
   LayerDesc& d = made.desc;
   MlpDesc& m = d.experts;
@@ -59,6 +59,15 @@ DecodeLayer random_decode(Random& random) {
               ", bucket " + show(made.bucket) + (made.options.biases ? ", biased" : "") +
               (d.scale_input ? ", input scaled" : "");
   return made;
+}
+
+/// One whose weights do not take longer to make than everything else.
+DecodeLayer random_decode(Random& random) {
+  for (;;) {
+    DecodeLayer made = any_decode(random);
+    const MlpDesc& m = made.desc.experts;
+    if (m.experts * m.hidden * (2 * m.input + m.output) < int64_t{8} << 20) return made;
+  }
 }
 
 /// One step with everything that it leaves read back, by a graph or eagerly. No record: its marks would ask for phases.

@@ -60,7 +60,11 @@ Result run(Bench& bench, const RouterDesc& d, const std::vector<float>& logits, 
   }
   const size_t stride = experts + 2;
   a.ring.slots = bench.poisoned<uint64_t>(2 * stride);
-  a.ring.counter = bench.upload(std::vector<uint64_t>{7});
+  a.ring.counter = bench.poisoned<uint64_t>(1);
+  const uint64_t step = 7;
+  auto staging = HostBuffer::allocate(bench.device, sizeof(step));
+  std::memcpy(staging->data(), &step, sizeof(step));
+  bench.stream->copy(a.ring.counter, staging->data(), sizeof(step));
   a.ring.capacity = 2;
   a.ring.stride = static_cast<int32_t>(stride);
   route(*bench.stream, d, a);
@@ -140,6 +144,7 @@ TEST("route on CUDA: a block, a cluster and a grid give the same bits, for any d
         if (top_k > d.keep_groups * experts / d.groups) continue;
         for (const int64_t tokens : {0, 1, 2, 7, 33, 64, 128, 129, 500, 513, 1000, 4097}) {
           if ((tokens > 600 && top_k != 8) || (tokens > 1000 && experts > 257)) continue;
+          if (random.integer(0, 3) != 0) continue;  // other ones in every run
           const std::vector<float> logits = some_logits(random, tokens, experts);
           const std::vector<float> values = random.normals(static_cast<size_t>(experts), 0.1f);
           const std::vector<float>* bias = kind.bias ? &values : nullptr;
@@ -194,6 +199,7 @@ TEST("router_logits on CUDA: k split over a cluster and walked by one block give
       for (const int64_t hidden : {8, 72, 520, 2048, 2880})
         for (const int64_t tokens : {129, 200, 512, 513, 1000}) {
           if (hidden > 600 && tokens > 513) continue;
+          if (random.integer(0, 7) != 0) continue;  // other ones in every run: the reference is slow
           const int64_t bound = tokens + (tokens % 2 == 0 ? 0 : 55);
           const HostArray x = HostArray::rounded(type, random.normals(static_cast<size_t>(tokens * hidden)));
           const HostArray w = HostArray::rounded(
