@@ -34,7 +34,7 @@ for library in libstdc++.so.6 libgcc_s.so.1 libatomic.so.1; do
 done
 
 install -m 755 kernels/build/Release/{nexus,nexus_faults}.node "$stage/workspace/kernels/build/Release/"
-for program in kernels/build/test/*_test kernels/build/test/*.so kernels/build/bench/{kernel,route}_bench; do
+for program in kernels/build/test/*_test kernels/build/test/*.so kernels/build/bench/{kernel,route,step}_bench; do
   if [ -x "$program" ]; then strip -o "$stage/workspace/$program" "$program"; fi
 done
 install -m 755 scripts/bundle-run.sh "$stage/run"

@@ -107,10 +107,11 @@ CountRing* ring_of(const StreamHandle& stream, const Napi::Value& ring, int expe
   return handle.object.get();
 }
 
-Napi::Object graph_info(Napi::Env env, int nodes, int64_t bytes, double capture_ms) {
+Napi::Object graph_info(Napi::Env env, int nodes, int64_t bytes, bool estimated, double capture_ms) {
   auto o = Napi::Object::New(env);
   o.Set("nodes", nodes);
   o.Set("bytes", static_cast<double>(bytes));
+  o.Set("bytesEstimated", estimated);
   o.Set("captureMs", capture_ms);
   return o;
 }

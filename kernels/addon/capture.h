@@ -54,6 +54,6 @@ LaneView lane_view(const StreamHandle& stream, const Napi::Value& lanes, int exp
 CountRing* ring_of(const StreamHandle& stream, const Napi::Value& ring, int experts);
 
 /// RawGraphInfo.
-Napi::Object graph_info(Napi::Env env, int nodes, int64_t bytes, double capture_ms);
+Napi::Object graph_info(Napi::Env env, int nodes, int64_t bytes, bool estimated, double capture_ms);
 
 }  // namespace nexus::addon

@@ -97,6 +97,7 @@ Value stats_object(Napi::Env env, const StepStats& stats) {
 /// is what must live until then besides the layer.
 template <class Queue>
 Value recorded_step(const CallbackInfo& info, Step& s, size_t first_out, Queue queue) {
+  refuse_capture(s.stream, "its counts and times are those of a run: enqueue the step");
   const auto& desc = s.layer.object->desc();
   const int64_t slots = s.args.tokens * desc.router.top_k;
   s.args.ids_out = optional_view<int32_t>(s.stream, info[first_out], "idsOut", slots);

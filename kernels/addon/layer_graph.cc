@@ -56,7 +56,7 @@ Value PlanCreate(const CallbackInfo& info) {
 Value LayerCapture(const CallbackInfo& info) {
   const auto& layer = unwrap<LayerHandle>(info[0], "layer");
   const auto& stream = stream_of(info[1]);
-  refuse_capture(stream, "a layer records graphs of its own: see its option `graphs`");
+  refuse_capture(stream, kNoGraphInGraph);
   const auto& desc = layer.object->desc();
   const int64_t bucket = integer(info[2], "bucket", 0, INT32_MAX / desc.router.top_k);
   const bool with_logits = info[3].ToBoolean();
@@ -68,12 +68,13 @@ Value LayerCapture(const CallbackInfo& info) {
 
 void LayerReplay(const Arguments<7>& info) {
   const Step s = step_of(info, {.layer = 0, .stream = 2, .x = 3, .tokens = 4, .logits = 5, .out = 6});
+  refuse_capture(s.stream, kNoGraphInGraph);
   s.layer.object->replay(s.stream.object, *unwrap<LayerGraphHandle>(info[1], "graph").object, s.args);
 }
 
 Value LayerGraphInfo(const CallbackInfo& info) {
   const LayerGraph& graph = *unwrap<LayerGraphHandle>(info[0], "graph").object;
-  return graph_info(info.Env(), graph.nodes(), graph.bytes(), graph.capture_ms());
+  return graph_info(info.Env(), graph.nodes(), graph.bytes(), graph.bytes_estimated(), graph.capture_ms());
 }
 
 Value TokenBucket(const CallbackInfo& info) {

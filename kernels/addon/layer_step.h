@@ -9,6 +9,9 @@ namespace nexus::addon {
 using LayerPlanHandle = HandleOf<ExecPlan, Kind::kLayerPlan>;
 using LayerGraphHandle = HandleOf<LayerGraph, Kind::kLayerGraph>;
 
+/// Why a layer's own graphs are refused on a stream that is being recorded.
+inline constexpr const char* kNoGraphInGraph = "a layer's own graph cannot be part of another one: enqueue the step";
+
 /// Where the arguments of a step stand: layer, stream, x, tokens, logits, out.
 struct StepPositions {
   size_t layer, stream, x, tokens, logits, out;
@@ -26,7 +29,6 @@ template <class Info>
 Step step_of(const Info& info, const StepPositions& at) {
   const auto& layer = unwrap<LayerHandle>(info[at.layer], "layer");
   const auto& stream = stream_of(info[at.stream]);
-  refuse_capture(stream, "a layer records graphs of its own: see its option `graphs`");
   const auto& desc = layer.object->desc();
   StepArgs args;
   args.tokens = integer(info[at.tokens], "tokens", 0, INT32_MAX / desc.router.top_k);

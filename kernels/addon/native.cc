@@ -161,7 +161,7 @@ Value GraphLaunch(const CallbackInfo& info) {
 
 Value GraphInfo(const CallbackInfo& info) {
   const Graph& graph = *unwrap<GraphHandle>(info[0], "graph").object->graph;
-  return graph_info(info.Env(), graph.nodes(), graph.bytes(), graph.capture_ms());
+  return graph_info(info.Env(), graph.nodes(), graph.bytes(), graph.bytes_estimated(), graph.capture_ms());
 }
 
 // ---- events ---------------------------------------------------------------------------------------------------------

@@ -172,10 +172,14 @@ export interface RawLayerPlan {
   streams: StreamHandle[]
   sharedStream: StreamHandle | null
 }
-/** `bytes`: device memory of the executable graph; `captureMs`: capture, instantiation and upload. */
+/**
+ * `bytes`: device memory of the executable graph; `bytesEstimated`: others allocated meanwhile, `bytes` is the most that is believed of it;
+ * `captureMs`: capture, instantiation and upload.
+ */
 export interface RawGraphInfo {
   nodes: number
   bytes: number
+  bytesEstimated: boolean
   captureMs: number
 }
 /** Device time of each phase in milliseconds; a step by a graph has no phases, only the total: they are -1. */
@@ -504,7 +508,10 @@ export interface NativeBinding {
     tokenBucket(tokens: number): number
     /** Holds its lane set and streams. */
     planCreate(layer: LayerHandle, plan: RawLayerPlan): LayerPlanHandle
-    /** One stream-ordered step; no promise, nothing recorded. Plain arguments: hot path. A null plan is fused. */
+    /**
+     * One stream-ordered step; no promise, nothing measured. Plain arguments: hot path. A null plan is fused. On a stream that is being
+     * recorded it becomes part of that graph, and the ring must be null.
+     */
     layerEnqueue(
       layer: LayerHandle,
       stream: StreamHandle,

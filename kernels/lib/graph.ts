@@ -22,7 +22,7 @@ function captureError(error: unknown): GraphCaptureError {
 
 /**
  * Stream work as one launch: a CUDA graph, on the CPU a recorded list of commands. Launches of one graph never overlap. The graph keeps the
- * memory that it uses, also of tensors that are disposed of.
+ * memory that it uses, also of tensors and layers that are disposed of.
  *
  * @example
  * using graph = Graph.capture(stream, () => {
@@ -37,8 +37,13 @@ export class Graph {
   readonly device: DeviceName
   /** Operations recorded. */
   readonly nodes: number
-  /** Device memory of the executable graph (CPU: host memory); not that of the tensors it uses. */
+  /**
+   * Device memory of the executable graph (CPU: host memory); not that of the tensors and layers it uses. On CUDA it is what the device's free memory
+   * lost while the graph was made.
+   */
   readonly bytes: number
+  /** More was lost than one graph can explain, since others allocated meanwhile: `bytes` is the most that is believed of this one. */
+  readonly bytesEstimated: boolean
   /** Milliseconds that recording, instantiating and uploading took. */
   readonly captureMs: number
   readonly #stream: Stream
@@ -50,6 +55,7 @@ export class Graph {
     this.device = stream.device
     this.nodes = info.nodes
     this.bytes = info.bytes
+    this.bytesEstimated = info.bytesEstimated
     this.captureMs = info.captureMs
     this.#stream = stream
     this.#ordering = capture.ordering()

@@ -33,6 +33,7 @@ describe.each(devices)('graphs on $title', ({ name: device, skip }) => {
       })
       expect(graph).toMatchObject({ nodes: 2, device, disposed: false })
       expect(graph.bytes).toBeGreaterThanOrEqual(0)
+      expect(typeof graph.bytesEstimated).toBe('boolean')
       expect(graph.captureMs).toBeGreaterThan(0)
       expect(await values(z)).toEqual([0, 0, 0])
       graph.launch()

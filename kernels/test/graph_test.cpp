@@ -1,10 +1,12 @@
 // Graphs as runtime.h promises them: recorded stream work, launched again and again, on the CPU and, where there is
 // one, on cuda:0.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <future>
 #include <thread>
 
+#include "exec/graph_bytes.h"
 #include "execution.h"
 #include "harness.h"
 #include "nexus/step.h"
@@ -48,6 +50,10 @@ TEST("a graph: what is recorded does not run; each launch runs it once, in order
     CHECK(graph->device() == device);
     CHECK_EQ(graph->nodes(), 2);
     CHECK_LE(0, graph->bytes());
+    if (device.is_cpu())
+      CHECK(!graph->bytes_estimated());
+    else
+      CHECK_LE(graph->bytes(), graph_bytes_bound(graph->nodes(), 1));  // whatever others do on the device
     CHECK_LE(1e-6, graph->capture_ms());
     CHECK(all_equal(download(stream, b->data(), 4096), 2));
     graph->launch(stream);
@@ -55,6 +61,36 @@ TEST("a graph: what is recorded does not run; each launch runs it once, in order
     CHECK(all_equal(download(stream, a->data(), 4096), 7));
     graph->launch(stream);
     CHECK(all_equal(download(stream, b->data(), 4096), 7));
+  }
+}
+
+TEST("a graph's bytes: what the free memory lost, as far as one graph explains it; what others take does not count") {
+  constexpr size_t kMiB = size_t{1} << 20, kFree = 1000 * kMiB;
+  // Pieces of the driver's: none, one, or a few.
+  for (const size_t lost : {size_t{0}, 2 * kMiB, 6 * kMiB}) {
+    const GraphBytes told = graph_bytes(kFree, kFree - lost, 30, 4);
+    CHECK_EQ(told.bytes, static_cast<int64_t>(lost));
+    CHECK(!told.estimated);
+  }
+  // Somebody else took 414 MiB meanwhile, or gave some back.
+  const GraphBytes much = graph_bytes(kFree, kFree - 414 * kMiB, 30, 5);
+  CHECK_EQ(much.bytes, graph_bytes_bound(30, 5));
+  CHECK(much.estimated);
+  CHECK_LE(much.bytes, static_cast<int64_t>(16 * kMiB));
+  const GraphBytes less = graph_bytes(kFree, kFree + 2 * kMiB, 30, 5);
+  CHECK_EQ(less.bytes, 0);
+  CHECK(!less.estimated);
+  // The bound grows with nodes and streams, and is itself believed.
+  Random random;
+  for (int i = 0; i < 1000; ++i) {
+    const int64_t nodes = random.integer(0, 5000), streams = random.integer(1, 64);
+    const int64_t bound = graph_bytes_bound(nodes, streams);
+    CHECK(bound <= graph_bytes_bound(nodes + 1, streams) && bound < graph_bytes_bound(nodes, streams + 1));
+    CHECK_LE(nodes * int64_t{32764}, bound);
+    const auto lost = static_cast<size_t>(random.integer(0, 2 * bound));
+    const GraphBytes told = graph_bytes(size_t{1} << 40, (size_t{1} << 40) - lost, nodes, streams);
+    CHECK_EQ(told.bytes, std::min(static_cast<int64_t>(lost), bound));
+    CHECK_EQ(told.estimated, static_cast<int64_t>(lost) > bound);
   }
 }
 

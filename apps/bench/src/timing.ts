@@ -67,8 +67,8 @@ export async function timeCalls(
 }
 
 /**
- * Times primitives by one graph of `repeats` rounds of them, so that a call costs no launch: for kernels that are shorter than one. Each call
- * must have run on the stream before, and give every result an `out`.
+ * Times calls by one graph of `repeats` rounds of them, so that a call costs no launch: as a program does that records all of its layers, and for
+ * kernels that are shorter than a launch. Each call must have run on the stream before, and give every result an `out`.
  */
 export async function timeByGraph(
   stream: Stream,

@@ -18,7 +18,7 @@ import { layerOptions } from '../src/layer-options.js'
 import { limitUs } from '../src/limits.js'
 import { readPart } from '../src/native.js'
 import { cellLogits } from '../src/random.js'
-import { layerTable } from '../src/sections/layer.js'
+import { layerSection, layerTable } from '../src/sections/layer.js'
 import { parseShape } from '../src/shapes.js'
 import { benchPeers, fakePython } from './fake-peers.js'
 import { layerResult, layerRow } from './results.js'
@@ -138,10 +138,26 @@ describe('how rows stand', () => {
   test('as a table', () => {
     const lines = layerTable(layerResult).split('\n')
     expect(lines[0]).toMatch(
-      /^shape +tokens +skew +limit us +ours us +ratio +best us +best\/ours +aim +met +best peer$/,
+      /^shape +tokens +skew +limit us +ours us +a launch +ratio +best us +best\/ours +aim +met +best peer$/,
     )
-    expect(lines[1]).toMatch(/qwen3-30b-a3b +64 +0 +280\.0 +300\.0 +1\.07 +290\.0 +0\.97 +0\.98 +NO +vllm/)
+    expect(lines[1]).toMatch(/qwen3-30b-a3b +64 +0 +280\.0 +300\.0 +n\/a +1\.07 +290\.0 +0\.97 +0\.98 +NO +vllm/)
   })
+})
+
+test('as a section: every row has a cell for every column, and both ways of launching where both were timed', () => {
+  const widths = (text: string) =>
+    new Set(text.split('\n').flatMap((line) => (line.startsWith('|') ? [line.split('|').length] : [])))
+  const one = layerSection('one.json', layerResult)
+  expect(widths(one).size).toBe(1)
+  expect(one).not.toContain('a launch a step')
+  const both = layerSection('both.json', {
+    ...layerResult,
+    rows: layerResult.rows.map((r) => ({ ...r, nexusStepUs: 7.25 })),
+  })
+  expect(widths(both).size).toBe(1)
+  expect(both).toMatch(/\| a launch a step µs \|/)
+  expect(both).toContain('| 7.3 |')
+  expect(both).toContain('one graph that holds the steps of all inputs')
 })
 
 describe('merged', () => {
@@ -223,6 +239,7 @@ describe.skipIf(noAddon)('on the CPU', () => {
       expect(row.relativeErrorToF32).toBeLessThan(4e-3)
       expect(row.checkedRows).toBe(Math.min(16, row.tokens))
       expect(row.launch).toBe('graph')
+      expect(row.nexusStepUs).toBeGreaterThan(0)
       expect(row.nexusWithRouterUs).toBeGreaterThan(0)
       expect(row.nexusInvariantUs).toBeGreaterThan(0)
       expect(row.invariantVariants).toHaveLength(2)
@@ -243,6 +260,7 @@ describe.skipIf(noAddon)('on the CPU', () => {
     })
     expect(rows[0]?.nexusInvariantUs).toBeUndefined()
     expect(rows[0]?.launch).toBe('eager')
+    expect(rows[0]).not.toHaveProperty('nexusStepUs')
     expect(what).toContain('one operation at a time')
   })
 

@@ -81,6 +81,7 @@ class LayerGraph {
   virtual int nodes() const = 0;
   virtual int64_t bytes()
       const = 0;  ///< of the executable graph, and of its workspace where the layer has let go of that
+  virtual bool bytes_estimated() const = 0;  ///< as Graph's
   virtual double capture_ms() const = 0;
 };
 
@@ -91,8 +92,13 @@ class Layer {
   virtual ~Layer() = default;
 
   /// One step, stream-ordered, launched one operation at a time. Arguments are checked before anything is queued; when
-  /// an operation cannot be queued half way, `out` is undefined, lanes are joined, and the layer serves on. Throws
-  /// kGraphCapture on a stream that is being captured: layers are recorded by capture() only.
+  /// an operation cannot be queued half way, `out` is undefined, lanes are joined, and the layer serves on.
+  ///
+  /// On a stream that is being captured (Graph::capture), the step becomes part of that graph as it is: this number of
+  /// tokens, these pointers, this plan with the lanes that its table has now. Several steps, of several layers, may be
+  /// part of one graph; those of one layer keep their order in it. The graph holds the weights and a workspace of its
+  /// own, also when the layer is released, and its launches have no order with the layer's other steps. What is
+  /// pointed to is the caller's to keep. kGraphCapture: `record` or `ring` was given (launches are not counted).
   virtual void enqueue(const std::shared_ptr<Stream>& stream, const StepArgs& args) = 0;
   /// Records a step for up to `bucket` tokens (a value of token_bucket()), with given logits or the layer's own
   /// product. Whatever the first eager step on this stream and plan would set up must have happened: one such step

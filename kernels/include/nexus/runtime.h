@@ -135,8 +135,11 @@ class Graph {
   /// The same; the recorded begin_step (step.h), of which there must be one, writes `block`.
   virtual void launch(const std::shared_ptr<Stream>& stream, const StepBlock& block) = 0;
   virtual int nodes() const = 0;
-  virtual int64_t bytes()
-      const = 0;  ///< device memory of the executable graph, measured at its making; host bytes on the CPU
+  /// Device memory of the executable graph, measured at its making; host bytes on the CPU. CUDA: what the device's free
+  /// memory lost, as far as a graph of so many nodes and streams can explain it.
+  virtual int64_t bytes() const = 0;
+  /// More was lost than that: others allocated at the same time, and bytes() is the most that is believed of the graph.
+  virtual bool bytes_estimated() const { return false; }
   virtual double capture_ms() const = 0;  ///< capture, instantiation and upload
   DeviceId device() const { return device_; }
 

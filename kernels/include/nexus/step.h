@@ -66,6 +66,8 @@ class LaneSet {
   virtual void update(const std::shared_ptr<Stream>& stream, std::vector<int32_t> lane_of,
                       std::vector<int32_t> shares) = 0;
   virtual LaneView view(int lane) const = 0;
+  /// A set of its own, untraced, with the lanes and shares of the last update, whatever becomes of this one.
+  virtual std::shared_ptr<LaneSet> copy(const std::shared_ptr<Stream>& stream) const = 0;
   virtual int lanes() const = 0;
   virtual int experts() const = 0;
   virtual bool traced() const = 0;

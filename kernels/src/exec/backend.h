@@ -21,6 +21,9 @@ namespace nexus {
   void graph_begin(const std::shared_ptr<Stream>& stream);                                                     \
   std::shared_ptr<Graph> graph_end(const std::shared_ptr<Stream>& stream);                                     \
   void graph_abort(const std::shared_ptr<Stream>& stream) noexcept;                                            \
+  std::shared_ptr<void> kept_by_capture(const std::shared_ptr<Stream>& stream, uint64_t key,                   \
+                                        const std::function<std::shared_ptr<void>()>& make);                   \
+  void fail_capture(const std::shared_ptr<Stream>& stream, const std::string& why) noexcept;                   \
   PartitionInfo partition_info(DeviceId device);                                                               \
   /* No size is below 1. */                                                                                    \
   std::shared_ptr<Partition> create_partition(DeviceId device, const std::vector<int>& units);                 \
@@ -34,6 +37,15 @@ namespace cuda {
 NEXUS_EXECUTION_PLANE
 }
 #undef NEXUS_EXECUTION_PLANE
+
+// ---- graph.cpp ---------------------------------------------------------------------------------------------------
+
+/// What the capture that `stream` takes part in keeps under `key`, made by `make` where there is nothing yet. It goes
+/// with the graph, behind its last launch, or when the capture is undone. Null where the stream takes part in none.
+std::shared_ptr<void> kept_by_capture(const std::shared_ptr<Stream>& stream, uint64_t key,
+                                      const std::function<std::shared_ptr<void>()>& make);
+/// No graph comes of the capture that `stream` takes part in: its end throws kGraphCapture with `why`.
+void fail_capture(const std::shared_ptr<Stream>& stream, const std::string& why) noexcept;
 
 namespace cpu {
 /// Throws kOutOfMemory where the machine has not so much memory left, which Linux would grant all the same (and kill
@@ -49,9 +61,9 @@ void deliver(std::function<void(std::exception_ptr)> done, std::exception_ptr er
 /// Items of one `lane` finish in the order in which they came, so only the oldest is polled.
 void deliver_when(const void* lane, std::function<bool()> finished, std::function<void(std::exception_ptr)> done);
 
-/// At process exit: returns when the completion thread polls nothing, and keeps it so. What is pending is not
-/// delivered.
-void stop_polling();
+/// At process exit: returns when the completion thread and its helper call nothing, and keeps it so; one that hangs in
+/// a call for longer than two seconds is left alone. What is pending is neither delivered nor destroyed.
+void stop_background_work();
 
 // ---- accounting.cpp ----------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 // The completion thread, and its helper for background work. One of each per process, started on first use, never
-// joined: they sleep when nothing is pending.
+// joined: they sleep when nothing is pending. What is pending at exit is kept, never destroyed: the last reference to a
+// stream or a graph would call a driver that is being torn down.
 //
 // CUDA events are polled rather than waited for: a failed context is then an error of the query, while a callback of
 // the driver's would never come. Polling backs off from spinning to sleeping 20, then 50 microseconds.
@@ -14,6 +15,7 @@
 
 #include "exec/backend.h"
 #include "exec/background_thread.h"
+#include "exec/exit_gate.h"
 #include "telemetry/host_machine.h"
 
 namespace nexus {
@@ -47,11 +49,7 @@ class Completions {
     wake_.notify_one();
   }
 
-  void stop() {
-    stopped_ = true;
-    if (std::this_thread::get_id() == thread_.load()) return;  // exit() in a done callback
-    std::lock_guard lock(polling_);
-  }
+  void stop(std::chrono::milliseconds patience) { gate_.close(patience); }
 
  private:
   struct Ready {
@@ -76,7 +74,6 @@ class Completions {
 
   void loop() {
     prctl(PR_SET_TIMERSLACK, 1000UL);  // nanoseconds; the default rounds a sleep of 20 us up to 70
-    thread_ = std::this_thread::get_id();
     const bool may_spin = host_cores_under_quota() > 1;
     std::vector<Lane> lanes;
     Clock::time_point progress = Clock::now();
@@ -95,12 +92,11 @@ class Completions {
         }
         arrived_.clear();
       }
+      gate_.enter();
       for (auto& item : ready) call(item.done, std::move(item.error));
-      {
-        std::lock_guard lock(polling_);
-        if (stopped_) lanes.clear();
-        if (poll(lanes)) progress = Clock::now();
-      }
+      ready.clear();
+      if (poll(lanes)) progress = Clock::now();
+      gate_.leave();
       if (lanes.empty()) continue;
       const auto idle = Clock::now() - progress;
       if (idle < microseconds(50) && may_spin)
@@ -137,9 +133,7 @@ class Completions {
   std::deque<Ready> ready_;
   std::vector<std::pair<const void*, Item>> arrived_;
   bool started_ = false;
-  std::mutex polling_;  // held while events are queried
-  std::atomic<bool> stopped_{false};
-  std::atomic<std::thread::id> thread_{};
+  ExitGate gate_;  // around queries, callbacks, and what goes with them
 };
 
 /// Runs host work one item at a time, so that a long conversion delays no completion.
@@ -160,6 +154,8 @@ class Helper {
     wake_.notify_one();
   }
 
+  void stop(std::chrono::milliseconds patience) { gate_.close(patience); }
+
  private:
   struct Item {
     std::function<void()> work;
@@ -176,12 +172,14 @@ class Helper {
         items_.pop_front();
       }
       std::exception_ptr error;
+      gate_.enter();
       try {
         item.work();
       } catch (...) {
         error = std::current_exception();
       }
       item.work = nullptr;
+      gate_.leave();
       deliver(std::move(item.done), std::move(error));
     }
   }
@@ -190,6 +188,7 @@ class Helper {
   std::condition_variable wake_;
   std::deque<Item> items_;
   bool started_ = false;
+  ExitGate gate_;  // around the work, and what goes with it
 };
 
 }  // namespace
@@ -199,7 +198,12 @@ void deliver_when(const void* lane, std::function<bool()> finished, Done done) {
   Completions::instance().later(lane, std::move(finished), std::move(done));
 }
 
-void stop_polling() { Completions::instance().stop(); }
+void stop_background_work() {
+  // A conversion under way reads page-locked memory, which goes with the driver; gigabytes of it take a second.
+  constexpr std::chrono::milliseconds kPatience{2000};
+  Completions::instance().stop(kPatience);
+  Helper::instance().stop(kPatience);
+}
 
 void run_in_background(std::function<void()> work, Done done) {
   if (!work) throw_invalid("run_in_background: work must be callable");

@@ -213,6 +213,14 @@ void Recording::keep(std::function<void()> release) {
   release();
 }
 
+std::shared_ptr<void> Recording::kept(uint64_t key, const std::function<std::shared_ptr<void>()>& make) {
+  const std::lock_guard lock(mutex_);
+  if (!open_) return nullptr;
+  auto& place = tape_->kept[key];
+  if (place == nullptr) place = make();
+  return place;
+}
+
 void Recording::refuse(const std::string& what) {
   {
     const std::lock_guard lock(mutex_);
@@ -282,6 +290,20 @@ std::shared_ptr<Graph> graph_end(const std::shared_ptr<Stream>& stream) {
 void graph_abort(const std::shared_ptr<Stream>& stream) noexcept {
   const auto recording = cpu_stream(stream).capture().recording;
   if (recording) recording->abort();
+}
+
+std::shared_ptr<void> kept_by_capture(const std::shared_ptr<Stream>& stream, uint64_t key,
+                                      const std::function<std::shared_ptr<void>()>& make) {
+  const auto recording = cpu_stream(stream).capture().recording;
+  return recording ? recording->kept(key, make) : nullptr;
+}
+
+void fail_capture(const std::shared_ptr<Stream>& stream, const std::string& why) noexcept {
+  try {
+    cpu_stream(stream).refuse_in_capture(why.c_str());
+  } catch (...) {
+    // Said at the end of the capture.
+  }
 }
 
 }  // namespace nexus::cpu

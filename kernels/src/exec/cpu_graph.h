@@ -5,6 +5,7 @@
 // lane was joined again. A launch pushes the operations onto the queues in the order in which they were recorded, so a
 // wait always comes after its record: launches from any threads cannot wait for each other in a circle.
 #pragma once
+#include <map>
 #include <vector>
 
 #include "exec/cpu_stream.h"
@@ -37,6 +38,7 @@ struct Tape {
   int marks = 0, steps = 0;
   /// Release the buffers whose last reference went during the capture: recorded work may use them.
   std::vector<std::function<void()>> releases;
+  std::map<uint64_t, std::shared_ptr<void>> kept;  ///< see kept_by_capture()
   ~Tape() {
     for (const auto& release : releases) release();
   }
@@ -53,6 +55,8 @@ class Recording : public std::enable_shared_from_this<Recording> {
   std::shared_ptr<const CaptureMark> record(int lane);
   void wait(int lane, const CaptureMark& mark);
   void keep(std::function<void()> release);
+  /// See kept_by_capture().
+  std::shared_ptr<void> kept(uint64_t key, const std::function<std::shared_ptr<void>()>& make);
   /// Marks the capture as failed, and says so.
   [[noreturn]] void refuse(const std::string& what);
 

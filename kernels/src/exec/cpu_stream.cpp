@@ -320,13 +320,16 @@ std::shared_ptr<Event> create_event(DeviceId) { return std::make_shared<CpuEvent
 void on_complete(const std::shared_ptr<Stream>& stream, std::function<void(std::exception_ptr error)> done) {
   auto& cpu_stream = static_cast<CpuStream&>(*stream);
   cpu_stream.refuse_in_capture("on_complete: the stream is being captured into a graph: its work has not run");
+  // A fault, too, is told behind what was queued before, which may still use what `done` holds.
+  std::exception_ptr fault;
   try {
     fault_point("stream.complete", cpu_stream);
   } catch (...) {
-    return deliver(std::move(done), std::current_exception());
+    fault = std::current_exception();
   }
-  cpu_stream.queue().push_marker(
-      [done = std::move(done)](std::exception_ptr error) mutable { deliver(std::move(done), std::move(error)); });
+  cpu_stream.queue().push_marker([done = std::move(done), fault](std::exception_ptr error) mutable {
+    deliver(std::move(done), fault ? std::move(fault) : std::move(error));
+  });
 }
 
 void require_device(DeviceId device) {

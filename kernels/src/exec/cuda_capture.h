@@ -8,6 +8,7 @@
 #pragma once
 #include <atomic>
 #include <chrono>
+#include <map>
 
 #include "exec/cuda_device.h"
 
@@ -28,11 +29,14 @@ class Capture {
   bool has(cudaStream_t stream);
   /// Calls `release` when the graph goes, or the capture is undone; now, when it is over already.
   void keep(std::function<void()> release);
+  /// See kept_by_capture().
+  std::shared_ptr<void> kept(uint64_t key, const std::function<std::shared_ptr<void>()>& make);
 
   struct Outcome {
     std::string failure;
     std::vector<std::shared_ptr<Stream>> streams;
     std::vector<std::function<void()>> releases;
+    std::map<uint64_t, std::shared_ptr<void>> kept;
   };
   /// The capture is over.
   Outcome close();

@@ -20,13 +20,16 @@ struct Availability {
 };
 const Availability& availability();
 
+/// cudaSetDevice, as make_current() does it where the device is not current yet.
+void bind_device(int device);
+
 /// Makes the device current on this thread. Cheap where it already is; but a thread's first call always binds the
 /// device's context (cudaGetDevice answers 0 on a thread that has none yet, and driver calls need one).
 inline void make_current(int device) {
   thread_local int bound = -1;
   int current = -1;
   if (bound == device && cudaGetDevice(&current) == cudaSuccess && current == device) return;
-  check(cudaSetDevice(device), "cudaSetDevice");
+  bind_device(device);
   bound = device;
 }
 

@@ -21,7 +21,7 @@ Availability find() {
   if (status == cudaSuccess && found.devices > 0) {
     found.status = "ok";
     // Registered after the driver was loaded, so it runs before the driver's and the runtime's own clean-up at exit.
-    std::atexit(stop_polling);
+    std::atexit(stop_background_work);
     return found;
   }
   found.devices = 0;
@@ -65,6 +65,13 @@ void require_device(DeviceId device) {
   if (device.index >= found.devices)
     throw_unsupported(device.name() + ": no such device: this process sees " + std::to_string(found.devices) +
                       ", from cuda:0 to cuda:" + std::to_string(found.devices - 1));
+}
+
+void bind_device(int device) {
+  check(cudaSetDevice(device), "cudaSetDevice");
+  // Making the device's context may have registered further clean-up: ours comes before that, too.
+  static const int registered = std::atexit(stop_background_work);
+  (void)registered;
 }
 
 void* driver_function(const char* name, unsigned cuda_version) {

@@ -20,6 +20,7 @@
 #include "exec/background_thread.h"
 #include "exec/cuda_capture.h"
 #include "exec/fault.h"
+#include "exec/graph_bytes.h"
 #include "exec/step.h"
 
 namespace nexus::cuda {
@@ -140,6 +141,14 @@ void Capture::keep(std::function<void()> release) {
   release();
 }
 
+std::shared_ptr<void> Capture::kept(uint64_t key, const std::function<std::shared_ptr<void>()>& make) {
+  const std::lock_guard lock(mutex_);
+  if (!open_) return nullptr;
+  auto& place = outcome_.kept[key];
+  if (place == nullptr) place = make();
+  return place;
+}
+
 Capture::Outcome Capture::close() {
   bool known = false;
   {
@@ -183,6 +192,7 @@ struct Executable {
   cudaGraphExec_t exec = nullptr;
   std::vector<std::shared_ptr<Stream>> streams;  // of slices: they keep their green contexts
   std::vector<std::function<void()>> releases;   // buffers whose last reference went during the capture
+  std::map<uint64_t, std::shared_ptr<void>> kept;
   int device = 0;
 
   Executable() = default;
@@ -226,8 +236,8 @@ class CudaGraph final : public Graph {
     fault_point("graph.instantiate", stream);
     auto* const handle = static_cast<cudaStream_t>(stream.cuda_stream());
     // The driver has no figure for one executable graph (cudaDeviceGetGraphMemAttribute knows memory nodes only, of
-    // which we have none), so it is what the device's free memory lost. The driver takes memory in pieces that several
-    // graphs share: a graph may measure 0 and the next one 2 MiB; their sum is right. One at a time in this process.
+    // which we have none), so it is what the device's free memory lost, as far as one graph can explain that; see
+    // graph_bytes.h. One at a time in this process.
     static auto* one_at_a_time = new std::mutex;
     const std::lock_guard lock(*one_at_a_time);
     size_t before = 0, after = 0, total = 0;
@@ -235,7 +245,7 @@ class CudaGraph final : public Graph {
     check(cudaGraphInstantiate(&executable_->exec, executable_->graph, 0), "cudaGraphInstantiate");
     check(cudaGraphUpload(executable_->exec, handle), "cudaGraphUpload");
     check(cudaMemGetInfo(&after, &total), "cudaMemGetInfo");
-    bytes_ = before > after ? static_cast<int64_t>(before - after) : 0;
+    bytes_ = graph_bytes(before, after, nodes_, static_cast<int64_t>(executable_->streams.size()));
     capture_ms_ = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
     last_ = stream.shared_from_this();  // the upload must be over, too, before the graph goes
   }
@@ -248,7 +258,8 @@ class CudaGraph final : public Graph {
     run(stream, &block);
   }
   int nodes() const override { return nodes_; }
-  int64_t bytes() const override { return bytes_; }
+  int64_t bytes() const override { return bytes_.bytes; }
+  bool bytes_estimated() const override { return bytes_.estimated; }
   double capture_ms() const override { return capture_ms_; }
 
  private:
@@ -311,7 +322,7 @@ class CudaGraph final : public Graph {
 
   std::shared_ptr<Executable> executable_;
   int nodes_ = 0, steps_ = 0;
-  int64_t bytes_ = 0;
+  GraphBytes bytes_;
   double capture_ms_ = 0;
   cudaGraphNode_t step_ = nullptr;    // the last begin_step; used when it is the only one
   CUDA_KERNEL_NODE_PARAMS params_{};  // with the context that it runs in
@@ -368,6 +379,7 @@ std::shared_ptr<Graph> graph_end(const std::shared_ptr<Stream>& stream) {
   if (status != cudaSuccess) (void)cudaGetLastError();
   Capture::Outcome outcome = capture->close();
   executable->releases = std::move(outcome.releases);
+  executable->kept = std::move(outcome.kept);
   executable->streams = std::move(outcome.streams);
   executable->streams.push_back(stream);
   if (!outcome.failure.empty()) capture_error(outcome.failure);
@@ -389,9 +401,24 @@ void graph_abort(const std::shared_ptr<Stream>& stream) noexcept {
     if (cudaStreamEndCapture(handle, &undone.graph) != cudaSuccess) (void)cudaGetLastError();
     Capture::Outcome outcome = capture->close();
     undone.releases = std::move(outcome.releases);
+    undone.kept = std::move(outcome.kept);
     undone.streams = std::move(outcome.streams);
   } catch (...) {
     // No capture of this stream, or a broken context, which every other call reports.
+  }
+}
+
+std::shared_ptr<void> kept_by_capture(const std::shared_ptr<Stream>& stream, uint64_t key,
+                                      const std::function<std::shared_ptr<void>()>& make) {
+  const auto capture = capture_of(*stream);
+  return capture ? capture->kept(key, make) : nullptr;
+}
+
+void fail_capture(const std::shared_ptr<Stream>& stream, const std::string& why) noexcept {
+  try {
+    refuse_in_capture(*stream, why.c_str());
+  } catch (...) {
+    // Said at the end of the capture; a broken context is said by every other call.
   }
 }
 

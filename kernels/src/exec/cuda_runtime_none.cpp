@@ -18,6 +18,11 @@ void on_complete(const std::shared_ptr<Stream>&, std::function<void(std::excepti
 void graph_begin(const std::shared_ptr<Stream>&) { none(); }
 std::shared_ptr<Graph> graph_end(const std::shared_ptr<Stream>&) { none(); }
 void graph_abort(const std::shared_ptr<Stream>&) noexcept {}
+std::shared_ptr<void> kept_by_capture(const std::shared_ptr<Stream>&, uint64_t,
+                                      const std::function<std::shared_ptr<void>()>&) {
+  none();
+}
+void fail_capture(const std::shared_ptr<Stream>&, const std::string&) noexcept {}
 PartitionInfo partition_info(DeviceId) { none(); }
 std::shared_ptr<Partition> create_partition(DeviceId, const std::vector<int>&) { none(); }
 void require_device(DeviceId device) {

@@ -50,4 +50,13 @@ void Graph::abort(const std::shared_ptr<Stream>& stream) noexcept {
   if (stream) stream->device().is_cpu() ? cpu::graph_abort(stream) : cuda::graph_abort(stream);
 }
 
+std::shared_ptr<void> kept_by_capture(const std::shared_ptr<Stream>& stream, uint64_t key,
+                                      const std::function<std::shared_ptr<void>()>& make) {
+  return stream->device().is_cpu() ? cpu::kept_by_capture(stream, key, make) : cuda::kept_by_capture(stream, key, make);
+}
+
+void fail_capture(const std::shared_ptr<Stream>& stream, const std::string& why) noexcept {
+  stream->device().is_cpu() ? cpu::fail_capture(stream, why) : cuda::fail_capture(stream, why);
+}
+
 }  // namespace nexus

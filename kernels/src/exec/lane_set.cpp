@@ -2,6 +2,7 @@
 // memory that is kept (pinned, recycled by its pool) until the copy is done, so an update never waits for the device,
 // and launches that are already queued still see the table that they were queued behind.
 #include <algorithm>
+#include <mutex>
 #include <new>
 #include <string>
 #include <type_traits>
@@ -62,8 +63,17 @@ class DeviceLaneSet final : public LaneSet {
     table->total = table->begin[lanes_];
     std::copy(lane_of.begin(), lane_of.end(), table->lane_of);
     record_use(stream);
+    const std::lock_guard lock(mutex_);  // the last one queued is the last one kept
     stream->copy(table_->data(), table, sizeof(LaneTable));
+    lane_of_ = std::move(lane_of);
+    shares_ = std::move(shares);
     on_complete(stream, [staging](std::exception_ptr) {});
+  }
+
+  std::shared_ptr<LaneSet> copy(const std::shared_ptr<Stream>& stream) const override {
+    check_stream(stream);
+    const std::lock_guard lock(mutex_);
+    return LaneSet::create(stream, lane_of_, lanes_, shares_, false);
   }
 
   LaneView view(int lane) const override {
@@ -100,6 +110,8 @@ class DeviceLaneSet final : public LaneSet {
   }
 
   int experts_, lanes_;
+  mutable std::mutex mutex_;
+  std::vector<int32_t> lane_of_, shares_;  // of the last update
   std::shared_ptr<Buffer> table_, trace_;
   std::shared_ptr<Stream> owner_;
 };

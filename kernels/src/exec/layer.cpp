@@ -9,11 +9,17 @@
 // through a step, its output is undefined, its branches are joined, and the layer serves the next step as before. When
 // a stream or a device has failed, the streams say so themselves at every later call; the layer has no dead state of
 // its own but kDisposed.
+//
+// Captures: capture() records steps in the layer's workspace, for its own replay(). A step that is enqueued on a stream
+// which somebody else captures goes into that graph, with everything it needs (layer_capture.h); the layer's order and
+// its workspace know nothing of it.
 #include "nexus/layer.h"
 
 #include <map>
 #include <mutex>
 
+#include "exec/backend.h"
+#include "exec/layer_capture.h"
 #include "exec/layer_check.h"
 #include "exec/layer_graph.h"
 #include "exec/layer_step.h"
@@ -37,24 +43,10 @@ class LayerImpl final : public Layer {
     check_plan(args.plan, desc_, device_);
     check_ring(args.ring, desc_);
     require_logits(args.logits != nullptr);
-    const int64_t bucket = token_bucket(args.tokens);
-    Scratch scratch = prepare(stream, bucket);
+    if (stream->capturing()) return record(stream, args);
+    Scratch scratch = prepare(stream, token_bucket(args.tokens));
     keep(stream, args.plan, args.ring);
-    if (args.ids_out != nullptr) scratch.expert_ids = args.ids_out;
-    if (args.weights_out != nullptr) scratch.weights = args.weights_out;
-
-    LayerStep step{.desc = desc_, .weights = weights_, .scratch = scratch, .branches = branches_};
-    step.tokens = args.tokens;
-    step.bucket = bucket;
-    step.with_logits = args.logits != nullptr;
-    step.x = args.x;
-    step.logits = args.logits;
-    step.out = args.out;
-    step.plan = args.plan;
-    step.choice = choice();
-    if (args.ring != nullptr) step.ring = args.ring->view();
-    step.record = args.record;
-    queue_step(stream, step);
+    queue(stream, args, scratch, branches_, args.plan);
     finish_record(args, scratch.counts, true, *stream);
   }
 
@@ -62,6 +54,7 @@ class LayerImpl final : public Layer {
                                       const ExecPlan* plan, CountRing* ring) override {
     const std::lock_guard lock(mutex_);
     require_usable(stream);
+    refuse_in_capture(*stream);
     if (token_bucket(bucket) != bucket)
       throw_invalid("bucket must be a token bucket, such as " + std::to_string(token_bucket(bucket)) + ", got " +
                     std::to_string(bucket));
@@ -90,6 +83,7 @@ class LayerImpl final : public Layer {
   void replay(const std::shared_ptr<Stream>& stream, LayerGraph& recorded, const StepArgs& args) override {
     const std::lock_guard lock(mutex_);
     require_usable(stream);
+    refuse_in_capture(*stream);
     auto* graph = dynamic_cast<LayerGraphImpl*>(&recorded);
     if (graph == nullptr || graph->layer != number_) throw_invalid("graph must be of this layer, it is of another");
     check_step(args, graph->bucket());
@@ -143,19 +137,65 @@ class LayerImpl final : public Layer {
   void require_usable(const std::shared_ptr<Stream>& stream) const {
     if (released_) throw Error(ErrorCode::kDisposed, "the layer was disposed");
     check_stream("stream", stream, device_);
-    // A foreign recording would keep pointers to a workspace that may grow away.
-    if (stream->capturing())
-      throw Error(ErrorCode::kGraphCapture, "a layer's step cannot be part of another recording: use its own capture");
+  }
+  static void refuse_in_capture(const Stream& stream) {
+    if (stream.capturing())
+      throw Error(ErrorCode::kGraphCapture,
+                  "stream: is being recorded, and a graph of a layer cannot be part of another one; enqueue the step");
   }
   void require_logits(bool given) const {
     if (!given && weights_.router_weight == nullptr)
       throw_invalid("logits must be given: this layer has no router weight");
   }
 
+  void queue(const std::shared_ptr<Stream>& stream, const StepArgs& args, Scratch& scratch, ForkJoin& branches,
+             const ExecPlan* plan) {
+    if (args.ids_out != nullptr) scratch.expert_ids = args.ids_out;
+    if (args.weights_out != nullptr) scratch.weights = args.weights_out;
+    LayerStep step{.desc = desc_, .weights = weights_, .scratch = scratch, .branches = branches};
+    step.tokens = args.tokens;
+    step.bucket = token_bucket(args.tokens);
+    step.with_logits = args.logits != nullptr;
+    step.x = args.x;
+    step.logits = args.logits;
+    step.out = args.out;
+    step.plan = plan;
+    step.choice = choice();
+    if (args.ring != nullptr) step.ring = args.ring->view();
+    step.record = args.record;
+    queue_step(stream, step);
+  }
+
+  /// A step in a capture of somebody else's.
+  void record(const std::shared_ptr<Stream>& stream, const StepArgs& args) {
+    const auto refuse = [](const char* what) { throw Error(ErrorCode::kGraphCapture, what); };
+    if (args.record != nullptr) refuse("record: a step that is being recorded does not run, expected null");
+    if (args.ring != nullptr) refuse("ring: launches of a graph have no order with other steps, expected null");
+    if (aside_ == nullptr) aside_ = Stream::create(device_);
+    const auto kept =
+        kept_by_capture(stream, number_, [&] { return std::make_shared<CapturedSteps>(weights_, aside_); });
+    if (kept == nullptr) refuse("stream: its capture ended while a step was being recorded");
+    auto& steps = *static_cast<CapturedSteps*>(kept.get());
+    Scratch scratch = steps.prepare(layout(token_bucket(args.tokens)));
+    const ExecPlan* plan = steps.plan(args.plan);
+    try {
+      steps.follow(stream);
+      queue(stream, args, scratch, steps.branches, plan);
+    } catch (const std::exception& e) {
+      fail_capture(stream, std::string("a layer's step could not be recorded: ") + e.what());
+      throw;
+    }
+  }
+
   /// The layer's steps go on, on `stream`.
   void follow(const std::shared_ptr<Stream>& stream) {
     if (stream_ == stream) return;
     if (stream_ != nullptr) {
+      // What it had queued cannot be waited for until its capture has ended.
+      if (stream_->capturing())
+        throw Error(ErrorCode::kGraphCapture,
+                    "stream: the layer's last step was queued on a stream that is being recorded now, behind which a "
+                    "step on another one cannot be ordered; queue it on that one, or before the recording");
       if (switch_ == nullptr) switch_ = Event::create(device_);
       switch_->record(*stream_);
       if (!reached(*switch_)) stream->wait(*switch_);
@@ -171,10 +211,14 @@ class LayerImpl final : public Layer {
     }
   }
 
-  Scratch prepare(const std::shared_ptr<Stream>& stream, int64_t bucket) {
+  const Layout& layout(int64_t bucket) {
     auto found = layouts_.find(bucket);
     if (found == layouts_.end()) found = layouts_.emplace(bucket, Layout(desc_, device_, bucket)).first;
-    const Layout& layout = found->second;
+    return found->second;
+  }
+
+  Scratch prepare(const std::shared_ptr<Stream>& stream, int64_t bucket) {
+    const Layout& layout = this->layout(bucket);
     follow(stream);
     if (workspace_ == nullptr || workspace_->bytes() < layout.bytes()) {
       drop_workspace();  // first, so that the pool can hand the same memory out again
@@ -221,6 +265,7 @@ class LayerImpl final : public Layer {
     if (!parts_.empty()) keep_until_reached(stream_, std::make_shared<StepParts>(std::move(parts_)));
     parts_ = {};
     stream_.reset();
+    aside_.reset();
   }
 
   static uint64_t next_number() {
@@ -238,6 +283,7 @@ class LayerImpl final : public Layer {
   std::shared_ptr<Workspace> workspace_;
   std::shared_ptr<Stream> stream_;  // of the last step
   std::shared_ptr<Event> switch_;
+  std::shared_ptr<Stream> aside_;  // never captured: memory for steps in others' captures is made on it
   ForkJoin branches_;
   StepParts parts_;  // of the last eager step
   bool released_ = false;

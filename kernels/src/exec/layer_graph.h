@@ -50,6 +50,7 @@ class LayerGraphImpl final : public LayerGraph {
   int64_t bytes() const override {
     return recording->graph->bytes() + (workspace->retired() ? static_cast<int64_t>(workspace->bytes()) : 0);
   }
+  bool bytes_estimated() const override { return recording->graph->bytes_estimated(); }
   double capture_ms() const override { return recording->graph->capture_ms(); }
 
   const uint64_t layer;  ///< number of the layer that recorded it

@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "exec/background_thread.h"
+#include "exec/exit_gate.h"
 #include "telemetry/call_watch.h"
 #include "telemetry/energy_source.h"
 
@@ -159,10 +160,7 @@ class Sampler {
 
   /// At process exit: no more questions to NVML, and the one under way gets a moment, since the library's own teardown
   /// comes next. One that hangs is left alone.
-  void stop() {
-    exiting_ = true;
-    for (int i = 0; i < 500 && asking_; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
+  void stop() { gate_.close(std::chrono::milliseconds(500)); }
 
  private:
   static constexpr size_t kMostAnswers = 16;
@@ -192,10 +190,10 @@ class Sampler {
       questions.swap(questions_);
       if (!unused.empty() || !questions.empty()) {
         lock.unlock();
-        begin_asking();
+        gate_.enter();
         unused.clear();
         for (auto& question : questions) settle(question);
-        asking_ = false;
+        gate_.leave();
         lock.lock();
         std::erase_if(slots_, [](const auto& entry) { return entry.second.expired(); });
         continue;
@@ -219,20 +217,11 @@ class Sampler {
         continue;
       }
       lock.unlock();
-      begin_asking();
+      gate_.enter();
       for (const auto& slot : due) sample(slot);
-      asking_ = false;
       due.clear();
+      gate_.leave();
       lock.lock();
-    }
-  }
-
-  /// Does not return once the process is exiting: the thread stays here, with all that it holds, until it is ended.
-  void begin_asking() {
-    asking_ = true;
-    while (exiting_) {
-      asking_ = false;
-      std::this_thread::sleep_for(std::chrono::hours(1));
     }
   }
 
@@ -301,7 +290,7 @@ class Sampler {
   std::map<uint64_t, EnergyInventory> answers_;
   uint64_t next_question_ = 1;
   bool running_ = false;
-  std::atomic<bool> exiting_{false}, asking_{false};
+  ExitGate gate_;  // around questions to NVML
 };
 
 }  // namespace

@@ -4,7 +4,7 @@
  * run is the step runner's matter, where any scheduling is on; without it there is none.
  */
 import { tokenBucket } from '@nexus/graphs'
-import { DeviceError, type DeviceName, DisposedError, Event, Stream, Tensor } from '@nexus/native'
+import { DeviceError, type DeviceName, DisposedError, Event, GraphCaptureError, Stream, Tensor } from '@nexus/native'
 import type { FloatDType } from '@nexus/router-kernels'
 import { mlpDesc } from '@nexus/router-kernels/internal'
 import { tenant } from '@nexus/streams'
@@ -26,6 +26,7 @@ import {
   bufferOf,
   call,
   callAsync,
+  captureOn,
   deviceIndex,
   type LayerHandle,
   readOn,
@@ -147,12 +148,19 @@ export class MoELayer {
   /**
    * One step, with its counts and times when the device has finished it. Calls may overlap: they run in the order in which they were made.
    * @param x [tokens, inputDim] of the layer's dtype and device, or as many float32 values, which are copied at once and converted
+   * @throws GraphCaptureError while the stream is being recorded: counts and times are those of a run; `enqueue` can be recorded
    */
   async forward(x: Tensor | Float32Array, options: ForwardOptions = {}): Promise<ForwardResult> {
     this.#check()
     checkForwardOptions(options)
     const { logits = null, out, routing = false, stream = this.#stream } = options
     const { config } = this
+    streamOf(stream)
+    if (captureOn(stream) !== null) {
+      throw new GraphCaptureError(
+        'stream: is being recorded, and forward gives the counts and times of a run; use enqueue',
+      )
+    }
     this.#checkStream(stream)
     const { x: input, temporary } = inputTensor(config, stream, x)
     const made: Tensor[] = []
@@ -196,8 +204,20 @@ export class MoELayer {
 
   /**
    * One step in stream order: no promise, nothing measured. The result may be handed on at once; reading it on the host waits for it.
+   *
+   * On a stream that is being recorded (`Graph.capture`) it becomes part of that graph as it is now: this number of tokens, these tensors, the plan that
+   * holds and where it has the experts. `out` has to be given then. Any number of steps, of any layers, make one graph. It holds the weights,
+   * and scratch memory of its own, until it is disposed of: the layer may go before it, and its launches need no order with other steps.
+   *
    * @param x [tokens, inputDim] of the layer's dtype and device
    * @returns the output; the caller disposes of it
+   *
+   * @example
+   * using graph = Graph.capture(stream, () => {
+   *   first.enqueue(x, { out: h, stream })
+   *   second.enqueue(h, { out: y, stream })
+   * })
+   * graph.launch()
    */
   enqueue(x: Tensor, options: EnqueueOptions = {}): Tensor {
     this.#check()
@@ -205,6 +225,7 @@ export class MoELayer {
     const { logits = null, out, stream = this.#stream } = options
     const { config } = this
     if (stream !== this.#stream) this.#checkStream(stream)
+    captureOn(stream)?.reads(this, (launched) => this.#behindWeights(launched))
     const tokens = checkInput(config, x)
     checkLogits(config, tokens, logits, this.weights.router !== null)
     const output = outputTensor(config, stream, tokens, out)
@@ -216,7 +237,7 @@ export class MoELayer {
       if (runner === null) {
         const on = streamOf(stream)
         call(({ core }) => core.layerEnqueue(this.#handle, on, input, tokens, given, into, null, null))
-        this.#stats.queued(tokens)
+        this.#count(stream, tokens)
       } else {
         this.#queue(stream, tokens, {
           x: input,
@@ -308,7 +329,6 @@ export class MoELayer {
     })
   }
 
-  /** Another stream than the layer's own is ordered behind the weights when it is used for the first time. */
   #checkStream(stream: Stream): void {
     streamOf(stream)
     if (stream === this.#stream || this.#placed.has(stream)) return
@@ -316,10 +336,25 @@ export class MoELayer {
     if (stream.device !== device) {
       throw new RangeError(`stream: expected a stream on device ${device}, got one on ${stream.device}`)
     }
-    using made = Event.create(device)
-    made.record(this.#stream)
-    stream.wait(made)
+    // A graph is ordered where it is launched.
+    if (captureOn(stream) === null) this.#behindWeights(stream)
+  }
+
+  /** Another stream than the layer's own is ordered behind the weights when it is used for the first time. */
+  #behindWeights(stream: Stream): void {
+    if (stream === this.#stream || this.#placed.has(stream)) return
+    const made = Stream.successor(this.#stream)
+    if (made !== stream) {
+      using written = Event.create(this.config.device)
+      written.record(made)
+      stream.wait(written)
+    }
     this.#placed.add(stream)
+  }
+
+  #count(stream: Stream, tokens: number): void {
+    if (captureOn(stream) === null) this.#stats.queued(tokens)
+    else this.#stats.recorded(tokens)
   }
 
   /** One step with what the runner decides, or without a runner as it is. */
@@ -332,7 +367,7 @@ export class MoELayer {
       const stats = core.layerForward(this.#handle, on, x, tokens, logits, out, ids, weights, null, null)
       return { strategy: 'fused', stats }
     })
-    this.#stats.queued(tokens)
+    this.#count(stream, tokens)
     return queued
   }
 

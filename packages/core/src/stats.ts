@@ -37,6 +37,8 @@ export interface LayerStats extends SchedulingStats {
   /** All steps, `enqueue` and `forward`, that were queued. */
   readonly steps: number
   readonly tokens: number
+  /** Steps that became part of a graph of the caller's (`Graph.capture`): not among `steps`, and its launches are counted nowhere. */
+  readonly recordedSteps: number
   /** Finished `forward` steps: those whose counts and times are known. */
   readonly measuredSteps: number
   readonly measuredTokens: number
@@ -92,9 +94,10 @@ const phases = ['routerMs', 'expertsMs', 'sharedMs', 'combineMs'] as const
 export class StatsRecorder {
   #steps = 0
   #tokens = 0
+  #recordedSteps = 0
   #measuredSteps = 0
   #measuredTokens = 0
-  #lastTokens = 0
+  #lastTokens: number | null = null
   #last: PhaseTimes | null = null
   #phased = 0
   readonly #sums = { routerMs: 0, expertsMs: 0, sharedMs: 0, combineMs: 0, totalMs: 0 }
@@ -104,9 +107,9 @@ export class StatsRecorder {
     this.#counts = new Array<number>(numExperts).fill(0)
   }
 
-  /** Tokens of the last step queued, `null` before the first. */
+  /** Tokens of the last step queued or recorded, `null` before the first. */
   get lastTokens(): number | null {
-    return this.#steps === 0 ? null : this.#lastTokens
+    return this.#lastTokens
   }
 
   get tokens(): number {
@@ -116,6 +119,12 @@ export class StatsRecorder {
   queued(tokens: number): void {
     this.#steps++
     this.#tokens += tokens
+    this.#lastTokens = tokens
+  }
+
+  /** A step is part of a graph of the caller's. */
+  recorded(tokens: number): void {
+    this.#recordedSteps++
     this.#lastTokens = tokens
   }
 
@@ -148,6 +157,7 @@ export class StatsRecorder {
       ...layer,
       steps: this.#steps,
       tokens: this.#tokens,
+      recordedSteps: this.#recordedSteps,
       measuredSteps: n,
       measuredTokens: this.#measuredTokens,
       times: this.#last === null ? null : { mean, last: { ...this.#last } },

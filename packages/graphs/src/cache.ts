@@ -51,6 +51,7 @@ export class GraphCache<G extends CachedGraph> {
   #hits = 0
   #misses = 0
   #captures = 0
+  #estimated = 0
   #captureMs = 0
   #tokens = 0
   #paddedTokens = 0
@@ -96,6 +97,7 @@ export class GraphCache<G extends CachedGraph> {
       hits: this.#hits,
       misses: this.#misses,
       captures: this.#captures,
+      estimated: this.#estimated,
       captureMs: this.#captureMs,
       evictions: this.#store.evictions,
       fallbacks: { ...this.#fallbacks },
@@ -200,6 +202,7 @@ export class GraphCache<G extends CachedGraph> {
       entry.capturing = false
     }
     this.#captures++
+    if (graph.bytesEstimated === true) this.#estimated++
     this.#captureMs += graph.captureMs
     const { bytes } = graph
     if (this.#disposed) {
@@ -210,8 +213,11 @@ export class GraphCache<G extends CachedGraph> {
       entry.bytes = bytes
       graph.dispose()
       const others = bytes > this.#budget ? '' : ', and what is there is in use'
-      this.#failed(entry, 'over-budget', `a graph of ${bytes} bytes does not fit: ${this.#budget} are allowed${others}`)
-      if (bytes > this.#budget) entry.retryAt = Number.POSITIVE_INFINITY
+      const estimated = graph.bytesEstimated === true
+      const size = `${bytes} bytes${estimated ? ' (an estimate: others allocated meanwhile)' : ''}`
+      this.#failed(entry, 'over-budget', `a graph of ${size} does not fit: ${this.#budget} are allowed${others}`)
+      // Measured again, an estimate may turn out smaller.
+      if (bytes > this.#budget && !estimated) entry.retryAt = Number.POSITIVE_INFINITY
       return null
     }
     entry.failures = 0

@@ -5,6 +5,8 @@ import type { CapturePolicy } from './policy.js'
 export interface CachedGraph {
   /** Device memory that it holds. Read once, when it is captured. */
   readonly bytes: number
+  /** `bytes` is the most that is believed of it: what was measured was not its own alone. @default false */
+  readonly bytesEstimated?: boolean
   /** Milliseconds of capture, instantiation and upload. */
   readonly captureMs: number
   /** Called exactly once, when it is evicted. Runs that are queued still finish. */
@@ -62,6 +64,8 @@ export interface GraphCacheStats {
   /** Steps without one: eager, or recorded on the spot. */
   readonly misses: number
   readonly captures: number
+  /** Captures whose bytes are an estimate: others allocated on the device while they were measured. */
+  readonly estimated: number
   /** Sum over all captures. */
   readonly captureMs: number
   /** Graphs that had to go, for the budget or because `evict` or `clear` said so. */

@@ -86,6 +86,19 @@ describe('the memory budget', () => {
     expect(steps.graphs.map(({ disposals }) => disposals)).toEqual([1])
     expect(cache.stats()).toMatchObject({ bytes: 0, fallbacks: { 'over-budget': 1000 } })
   })
+  test('an estimate that does not fit says so, and is tried again: it may have been the memory of others', () => {
+    const cache = new GraphCache<FakeGraph>({ ...always, memoryBudgetBytes: 50 })
+    const steps = new Steps()
+    cache.run('a', steps.step())
+    const estimated = { ...steps.step(), capture: () => new FakeGraph(100, true) }
+    expect(cache.run('a', estimated).reason).toBe(
+      'a graph of 100 bytes (an estimate: others allocated meanwhile) does not fit: 50 are allowed',
+    )
+    expect(cache.stats()).toMatchObject({ captures: 1, estimated: 1, graphs: 0 })
+    for (let i = 1; i < 16; i++) expect(cache.run('a', steps.step(20)).mode).toBe('eager')
+    expect(cache.run('a', steps.step(20)).mode).toBe('graph')
+    expect(cache.stats()).toMatchObject({ captures: 2, estimated: 1, graphs: 1, bytes: 20 })
+  })
   test('never drops the graph in use, not even for the one that wants its place', () => {
     const cache = new GraphCache<FakeGraph>({ ...always, memoryBudgetBytes: 150 })
     const steps = new Steps()

@@ -36,9 +36,11 @@ function make() {
 /** Work on a slice's stream arrives. */
 async function works(stream) {
   const tensor = Tensor.zeros([1000], { device, stream })
-  const fine = (await tensor.toArray()).every((value) => value === 0)
-  tensor.dispose()
-  return fine
+  try {
+    return (await tensor.toArray()).every((value) => value === 0)
+  } finally {
+    tensor.dispose()
+  }
 }
 
 await run({

@@ -24,7 +24,7 @@ const args = {
     valueHint: 'i/n',
   },
   merge: { type: 'boolean', description: 'measure nothing: join the result files that follow into one' },
-  eager: { type: 'boolean', description: 'launch steps one operation at a time instead of by a graph' },
+  eager: { type: 'boolean', description: 'launch steps one operation at a time instead of by graphs' },
   'without-invariance': { type: 'boolean', description: 'do not time batch-invariant layers as well' },
   ...deviceArg,
   peers: {
@@ -40,8 +40,8 @@ const args = {
 
 /** What `--help` says below the options. */
 export const details =
-  'The whole layer from (x, router logits) to y, cell by cell: the output is checked against float64 first, then steps are timed by graph replay, ' +
-  'weights rotated beyond the cache, and once more with the router’s own product, and batch-invariant. Without options it measures every cell of the anchors. ' +
+  'The whole layer from (x, router logits) to y, cell by cell: the output is checked against float64 first, then steps are timed in one graph ' +
+  'of all of them, as the peers are, weights rotated beyond the cache; once more by a launch a step (column "a launch"), with the router’s own product, and batch-invariant. Without options it measures every cell of the anchors. ' +
   'Python peers run on the same logits where torch, triton and transformers are installed; the anchors’ times of the others are scaled by ' +
   'torch’s time now over its time there, and labelled so. The table names the best peer of each cell, best ÷ ours, and whether the aim is met.' +
   '\n\nTry: nexus-bench layer --shapes qwen3-30b-a3b --out qwen3.json' +

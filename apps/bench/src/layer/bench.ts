@@ -15,7 +15,7 @@ export interface LayerBenchOptions {
   readonly peerBudgetSeconds: number
   readonly budgetMs: number
   readonly seed: number
-  /** Replay recorded steps; else launch one operation at a time. @default true */
+  /** Time one graph of all steps, and recorded steps one by one; else steps that are launched one operation at a time. @default true */
   readonly graphs?: boolean
   /** Time batch-invariant layers too. @default true */
   readonly invariance?: boolean
@@ -90,12 +90,12 @@ async function measureCells(options: LayerBenchOptions, folder: LogitsFolder): P
       for (const cell of own) if (!started.has(cell)) lost(cell, error)
     }
   }
-  const how = graphs ? 'graph replays' : 'steps launched one operation at a time'
+  const how = graphs ? 'one graph of the steps of all inputs' : 'steps launched one operation at a time'
   return {
     kind: 'layer',
     what:
       'MoE layer from (x, router logits) to y, bf16, softmax, top-k, renormalise, silu(gate)*up; Nexus through the public ' +
-      `layer API (${how}, device events around batches of calls), peers by CUDA-graph replay where they can; medians`,
+      `layer API (${how}, device events around batches of launches), peers by one CUDA graph of all their calls where they can; medians`,
     environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
     seed,
     peersError: null,
@@ -106,7 +106,7 @@ async function measureCells(options: LayerBenchOptions, folder: LogitsFolder): P
 
 const line = (row: LayerRow) =>
   `${row.shape} ${row.tokens}${row.skew === 0 ? '' : ` skew ${row.skew}`}: ${row.nexusUs.toFixed(1)} us, ${row.ratio.toFixed(2)} × limit, ` +
-  `with router ${row.nexusWithRouterUs?.toFixed(1)}, invariant ${row.nexusInvariantUs?.toFixed(1) ?? '-'}, error ${row.relativeError.toExponential(1)}, router ${row.phasesUs.router.toFixed(1)} ` +
+  `a launch a step ${row.nexusStepUs?.toFixed(1) ?? '-'}, with router ${row.nexusWithRouterUs?.toFixed(1)}, invariant ${row.nexusInvariantUs?.toFixed(1) ?? '-'}, error ${row.relativeError.toExponential(1)}, router ${row.phasesUs.router.toFixed(1)} ` +
   `experts ${row.phasesUs.experts.toFixed(1)} combine ${row.phasesUs.combine.toFixed(1)}`
 
 /** The rows with the peers' times, and what did not run of them. */

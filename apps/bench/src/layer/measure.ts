@@ -3,13 +3,14 @@
  * own product in the step.
  *
  * Correctness first: some rows against float64 on the host, every row against a float32 layer with the same weights, and nothing that is wrong
- * is timed. Then steps rotate over inputs, and over copies of small models, by graph replay.
+ * is timed. Then steps rotate over inputs, and over copies of small models: all of them in one graph, as the peers are timed and as a model of
+ * many layers runs, and once more each by a launch of its own, from the layer's cache of graphs.
  */
 import { type MoELayer, Stream, Tensor } from '@nexus/core'
 import { inputCount, limitUs } from '../limits.js'
 import { median } from '../median.js'
 import { cellBias, cellLogits } from '../random.js'
-import { timeCalls } from '../timing.js'
+import { type Timing, timeByGraph, timeCalls } from '../timing.js'
 import type { Cell } from './cells.js'
 import { CellCheck, errorToF32 } from './check.js'
 import type { ShapeLayers } from './shape-layers.js'
@@ -23,16 +24,25 @@ export interface LayerRow {
   readonly expertsHit: number
   /** By this row's own `expertsHit`. */
   readonly limitUs: number
+  /**
+   * With `launch` 'graph': a step of one graph that holds the steps of all inputs, repeated until there are 8 where they are short, which is how
+   * the peers are timed (files without `nexusStepUs`: as that says). With 'eager': a step that is launched one operation at a time.
+   */
   readonly nexusUs: number
   readonly nexusMinUs: number
   readonly nexusMaxUs: number
   /** The 95 % interval of the median. */
   readonly nexusIntervalUs?: readonly [low: number, high: number]
-  /** With the router's own product in the step, logits of the same distribution. */
+  /**
+   * A step of a launch of its own, by the layer's cache of graphs: what a caller gets who does not record a graph. Its graph takes any number of
+   * tokens and any tensors, so that beside the launch it has the node that says which. Absent where the cache did not replay.
+   */
+  readonly nexusStepUs?: number
+  /** Timed as `nexusUs`, with the router's own product in the step, logits of the same distribution. */
   readonly nexusWithRouterUs?: number
   /** Experts hit then. */
   readonly withRouterExpertsHit?: number
-  /** With `deterministic: 'batch-invariant'`. */
+  /** Timed as `nexusUs`, with `deterministic: 'batch-invariant'`. */
   readonly nexusInvariantUs?: number
   /** Kernel variants then; where they are those of `variants`, it is free. */
   readonly invariantVariants?: readonly string[]
@@ -46,6 +56,7 @@ export interface LayerRow {
   /** Of a step that is launched one operation at a time. */
   readonly phasesUs: { readonly router: number; readonly experts: number; readonly combine: number }
   readonly variants: readonly string[]
+  /** How the steps of `nexusUs` were launched: by one graph, or one operation at a time. */
   readonly launch?: 'graph' | 'eager'
   /** By name; those that end in ' (anchor, scaled)' did not run in this call. */
   readonly peers: Readonly<Record<string, number>>
@@ -56,13 +67,15 @@ export interface CellOptions {
   readonly seed: number
   /** Roughly how long to time a cell for. */
   readonly budgetMs: number
+  /** Time one graph of all steps, else steps that are launched one operation at a time. @default true */
+  readonly graphs?: boolean
   /** Called with the logits, for peers to read. */
   readonly onLogits?: (logits: readonly Float32Array[]) => void
 }
 
 export async function measureCell(layers: ShapeLayers, cell: Cell, options: CellOptions): Promise<LayerRow> {
   const { shape, tokens, skew } = cell
-  const { device, seed, budgetMs } = options
+  const { device, seed, budgetMs, graphs = true } = options
   const made: { dispose(): void }[] = []
   const own = <T extends { dispose(): void }>(each: T): T => {
     made.push(each)
@@ -89,12 +102,17 @@ export async function measureCell(layers: ShapeLayers, cell: Cell, options: Cell
     given[0]?.enqueue()
     const relativeError = await check.error(out, 'the output')
     const relativeErrorToF32 = await errorToF32(layers.reference, first.x, first.logits, out)
-    const timing = await timeCalls(stream, callsOf(given), { budgetMs })
-    const { variants, graphs } = first.layer.performanceStats()
-    const replayed = (graphs?.hits ?? 0) > replaysBefore
+    const each = await timeCalls(stream, callsOf(given), { budgetMs })
+    const { variants, graphs: cache } = first.layer.performanceStats()
+    const replayed = (cache?.hits ?? 0) > replaysBefore
+    const time: TimeSteps = graphs
+      ? (steps, budget) => timeTogether(stream, steps, budget, each.medianUs)
+      : (steps, budget) => timeCalls(stream, callsOf(steps), { budgetMs: budget })
+    const timing = graphs ? await time(given, budgetMs) : each
     const phasesUs = await phases(layers, first.x, first.logits)
 
-    const invariant = layers.invariant.length === 0 ? {} : await timeInvariant(layers, inputs, out, check, budgetMs / 2)
+    const invariant =
+      layers.invariant.length === 0 ? {} : await timeInvariant(layers, inputs, out, check, time, budgetMs / 2)
 
     const bias = cellBias(shape.experts, skew, seed + tokens)
     await layers.routerBias.write(bias)
@@ -102,7 +120,7 @@ export async function measureCell(layers: ShapeLayers, cell: Cell, options: Cell
     const withRouterExpertsHit = await meanHit(routed)
     routed[0]?.enqueue()
     await (await CellCheck.ofProduct(layers, cell, first.x, bias)).error(out, "the output with the router's product")
-    const withRouter = await timeCalls(stream, callsOf(routed), { budgetMs: budgetMs / 2 })
+    const withRouter = await time(routed, budgetMs / 2)
 
     const limit = limitUs(shape, tokens, hit)
     return {
@@ -115,6 +133,7 @@ export async function measureCell(layers: ShapeLayers, cell: Cell, options: Cell
       nexusMinUs: timing.minUs,
       nexusMaxUs: timing.maxUs,
       nexusIntervalUs: timing.intervalUs,
+      ...(graphs && replayed && { nexusStepUs: each.medianUs }),
       nexusWithRouterUs: withRouter.medianUs,
       withRouterExpertsHit,
       ...invariant,
@@ -124,7 +143,7 @@ export async function measureCell(layers: ShapeLayers, cell: Cell, options: Cell
       ratio: timing.medianUs / limit,
       phasesUs,
       variants: variants.experts,
-      launch: replayed ? 'graph' : 'eager',
+      launch: graphs ? 'graph' : 'eager',
       peers: {},
     }
   } finally {
@@ -144,9 +163,41 @@ class Step {
     this.layer.enqueue(this.x, this.options)
   }
 
+  /** Of the output. */
+  async bytes(): Promise<Buffer> {
+    const { buffer, byteOffset, byteLength } = await this.options.out.toArray()
+    return Buffer.from(buffer, byteOffset, byteLength)
+  }
+
   async expertsHit(): Promise<number> {
     return (await this.layer.forward(this.x, this.options)).stats.activeExperts
   }
+}
+
+/** How the steps of a cell are timed. */
+type TimeSteps = (steps: readonly Step[], budgetMs: number) => Promise<Timing>
+
+/** Steps of a graph, as in the peers' harness. */
+const leastSteps = 8
+/** From here on a step is long enough to be in its graph once. */
+const longUs = 2000
+
+/**
+ * One graph of all steps, in turn.
+ * @throws RangeError where its last step does not leave the bytes that the same step leaves by itself
+ */
+async function timeTogether(stream: Stream, steps: readonly Step[], budgetMs: number, stepUs: number): Promise<Timing> {
+  const repeats = stepUs < longUs ? Math.max(1, Math.ceil(leastSteps / steps.length)) : 1
+  const timing = await timeByGraph(stream, callsOf(steps), { budgetMs, repeats })
+  const last = steps.at(-1)
+  if (last !== undefined) {
+    const together = await last.bytes()
+    last.enqueue()
+    if (Buffer.compare(together, await last.bytes()) !== 0) {
+      throw new RangeError('a step in a graph of many has other bytes than by itself')
+    }
+  }
+  return timing
 }
 
 const callsOf = (steps: readonly Step[]) => steps.map((step) => () => step.enqueue())
@@ -167,6 +218,7 @@ async function timeInvariant(
   inputs: readonly { readonly x: Tensor; readonly logits: Tensor }[],
   out: Tensor,
   check: CellCheck,
+  time: TimeSteps,
   budgetMs: number,
 ) {
   const steps = inputs.flatMap(({ x, logits }, v) => {
@@ -176,7 +228,7 @@ async function timeInvariant(
   for (let warm = 0; warm < 2; warm++) for (const step of steps) step.enqueue()
   steps[0]?.enqueue()
   await check.error(out, 'the batch-invariant output')
-  const { medianUs } = await timeCalls(Stream.default(out.device), callsOf(steps), { budgetMs })
+  const { medianUs } = await time(steps, budgetMs)
   const variants = steps[0]?.layer.performanceStats().variants.experts ?? []
   return { nexusInvariantUs: medianUs, invariantVariants: variants }
 }

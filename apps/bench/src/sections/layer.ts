@@ -11,7 +11,7 @@ const yesNo = (met: boolean | null) => (met === null ? 'n/a' : met ? 'yes' : '**
 /** Limits and aims are a GPU's. */
 const onGpu = ({ environment }: LayerBenchResult) => environment.driver !== null
 
-/** Cell, limit, ours, ratio, best peer, best ÷ ours, aim, met; and the sentences below it. */
+/** Cell, limit, ours (in one graph, and by a launch a step), ratio, best peer, best ÷ ours, aim, met; and the sentences below it. */
 export function layerTable(result: LayerBenchResult): string {
   const { rows } = result
   const aimed = onGpu(result)
@@ -21,6 +21,7 @@ export function layerTable(result: LayerBenchResult): string {
     'skew',
     'limit us',
     'ours us',
+    'a launch',
     'ratio',
     'best us',
     'best/ours',
@@ -36,6 +37,7 @@ export function layerTable(result: LayerBenchResult): string {
       String(row.skew),
       row.limitUs.toFixed(1),
       row.nexusUs.toFixed(1),
+      figure(row.nexusStepUs, 1),
       row.ratio.toFixed(2),
       figure(best?.us, 1),
       figure(gain, 2),
@@ -54,6 +56,11 @@ export function layerSection(file: string, result: LayerBenchResult): string {
   const peers = [...new Set(rows.flatMap((r) => Object.keys(r.peers)))].sort(
     (a, b) => Number(isScaled(a)) - Number(isScaled(b)),
   )
+  // The first files have one way of launching.
+  const two = rows.some(({ nexusStepUs }) => nexusStepUs !== undefined)
+  const ways = two
+    ? "\n*Nexus µs*, by which all is compared, is a step of one graph that holds the steps of all inputs, as the peers are timed: what a model gets that records its layers together. *A launch a step* is the same step by the layer's own cache of graphs, whose graph takes any number of tokens and any tensors: it pays for a launch, and for the node that says which.\n"
+    : ''
   const columns = [
     'shape',
     'tokens',
@@ -63,7 +70,9 @@ export function layerSection(file: string, result: LayerBenchResult): string {
     '× limit',
     'aim',
     'met',
+    ...(two ? ['a launch a step µs'] : []),
     'with router µs',
+    'invariant µs',
     'error',
   ]
   const body = rows.map((r) => {
@@ -77,6 +86,7 @@ export function layerSection(file: string, result: LayerBenchResult): string {
       r.ratio.toFixed(2),
       figure(aim, 2),
       yesNo(met),
+      ...(two ? [figure(r.nexusStepUs, 1)] : []),
       figure(r.nexusWithRouterUs, 1),
       figure(r.nexusInvariantUs, 1),
       r.relativeError.toExponential(1),
@@ -93,7 +103,7 @@ export function layerSection(file: string, result: LayerBenchResult): string {
   const lost = failed.map(({ cell, why }) => `- ${cell}: ${why}`).join('\n')
   return `${head(file, environment, result.what, [`seed ${result.seed}`])}
 ${[...verdict(rows, aimed), invarianceVerdict(rows)].filter((sentence) => sentence !== '').join('\n')}
-${scaled}
+${ways}${scaled}
 ${table([...columns, 'best ÷ ours', ...peers.map((p) => `÷ ${p}`)], body)}
 ${lost === '' ? '' : `\nWithout a row:\n\n${lost}\n`}`
 }

@@ -2,17 +2,17 @@
 // experts' weights and by whatever keeps the memory waiting between them.
 //
 //   decode_hidden   route; first linear layer, activation                              (decode_hidden.cu)
-//   decode_output   route again; second linear layer, rounded; weighted sum by token   (decode_output.cu)
+//   decode_output   experts again; second linear layer, rounded; weighted sum by token (decode_output.cu)
 //
 // In place of route → linear → linear → combine, with the same bits: sums in the same order (gemv_sum.cuh), each
 // rounded where the chain stores it. What is gained, and why so:
-// - Every block finds the experts for itself, all of its warps at once, and their weights once the memory is busy. It
-//   takes some 0.3 us; to wait for another kernel's choice takes two, and nothing is read meanwhile.
+// - Every block finds the experts for itself, all of its warps at once; their weights, which take longer, are left by a
+//   block of decode_hidden's that does nothing else, and are read where rows are summed.
 // - The weights of eight warps are copied into shared memory ahead of use (decode_ring.cuh), 96 KiB of them under way
 //   on an SM whatever the registers hold.
-// - decode_output is let in when the last weights of decode_hidden are under way, and fetches its own first ones before
-//   it waits: which they are follows from the logits, and those are older than decode_hidden. So the memory works on
-//   across the boundary of the two. Their shared memory is divided so that a block of each fits on an SM.
+// - decode_output is let in at once and fetches its own first weights before it waits: which they are follows from the
+//   logits, and those are older than decode_hidden. So the memory works on across the boundary of the two. Their shared
+//   memory is divided so that a block of each fits on an SM.
 // - A block of decode_output owns columns of tokens, for all of a token's experts: it can sum them itself. No rows go
 //   to memory and back, and no launch follows.
 //

@@ -3,8 +3,9 @@
 //   hidden[s, :] = act(W1[e(s)] · x[s / top_k] (· weight[s]) + b1[e(s)])        for every slot s
 //   bytes: slots · n · k weights.
 //
-// Items of four weight rows go round the warps of all blocks, so neighbouring warps read neighbouring rows. Block 0
-// also leaves what the router leaves, while its first weights are under way.
+// Items of four weight rows go round the warps of all blocks but the first, so neighbouring warps read neighbouring
+// rows. Block 0 leaves what the router leaves, the weights among it, which takes it longer than the others take to find
+// the experts: none of them waits for it.
 #include <algorithm>
 
 #include "data/cuda/decode_ring.cuh"
@@ -32,18 +33,35 @@ template <class T, int PER>
 __global__ void __launch_bounds__(kDecodeThreads, 2) decode_hidden_kernel(const __grid_constant__ DecodeParams p) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   extern __shared__ __align__(128) unsigned char shared[];
+  if (blockIdx.x == 0) {
+    wait_for_previous();
+    release_next();
+    const DecodeStep step(p);
+    const RingSlot counts_ring(p.route.ring);
+    route_tokens<PER>(p, step, shared);
+    __syncthreads();
+    keep_routing(p.route, step.tokens, shared, counts_ring);
+    return;
+  }
   init_rings(shared);
   wait_for_previous();
+  release_next();
   const DecodeStep step(p);
-  const RingSlot counts_ring(blockIdx.x == 0 ? p.route.ring : CountRingView{});
   const int k = p.first.k, n = p.first.n, top_k = p.route.desc.top_k, row_bytes = k * static_cast<int>(sizeof(T));
+  // Before the weights: behind them they would wait as long as those.
+  const T* inputs = static_cast<const T*>(step.x);
+  if (p.shared.input != 0) {
+    stage_rows_async(step.x, step.tokens * row_bytes, shared + p.shared.input);
+    inputs = reinterpret_cast<const T*>(shared + p.shared.input);
+  }
   p.ranked ? rank_experts(p, step, shared) : route_tokens<PER>(p, step, shared);
+  wait_async<0>();
   __syncthreads();
 
   const auto* const ids = reinterpret_cast<const int*>(shared + DecodeShared::kIds);
   const auto* const weights = reinterpret_cast<const float*>(shared + DecodeShared::kWeights);
-  const int groups = n / kDecodeRows, warp = threadIdx.x >> 5, blocks = static_cast<int>(gridDim.x);
-  const HiddenItems items{warp * blocks + static_cast<int>(blockIdx.x),
+  const int groups = n / kDecodeRows, warp = threadIdx.x >> 5, blocks = static_cast<int>(gridDim.x) - 1;
+  const HiddenItems items{warp * blocks + static_cast<int>(blockIdx.x) - 1,
                           kDecodeWarps * blocks,
                           step.tokens * top_k * groups,
                           groups,
@@ -51,17 +69,12 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) decode_hidden_kernel(const 
                           static_cast<const char*>(p.first.weight),
                           static_cast<int64_t>(n) * row_bytes,
                           static_cast<int64_t>(kDecodeRows) * row_bytes};
-  WeightRing<true, HiddenItems> ring(items, shared, row_bytes);
+  WeightRing<HiddenItems> ring(items, shared, row_bytes);
 
-  // Meanwhile the first weights come.
-  const T* inputs = static_cast<const T*>(step.x);
-  if (p.shared.input != 0) {
-    stage_rows(step.x, step.tokens * row_bytes, shared + p.shared.input);
-    inputs = reinterpret_cast<const T*>(shared + p.shared.input);
+  if (p.ranked && p.scale_input) {  // meanwhile the first weights come
+    route_tokens<PER>(p, step, shared);
+    __syncthreads();
   }
-  if (p.ranked && (blockIdx.x == 0 || p.scale_input)) route_tokens<PER>(p, step, shared);
-  __syncthreads();
-  if (blockIdx.x == 0) keep_routing(p.route, step.tokens, shared, counts_ring);
 
 #pragma unroll 1
   for (int item = items.first; item < items.count; item += items.stride) {
@@ -108,7 +121,7 @@ void launch_decode_hidden(DType dtype, const DecodeParams& params, const Target&
                                       kHiddenSharedBytes, true);
       if (!queue) return;
       const auto grid = static_cast<unsigned>(std::min<int64_t>(blocks, std::max(1, target.width)));
-      launch("decode_hidden", kernel, grid, kDecodeThreads, static_cast<size_t>(params.shared.bytes), target.device,
+      launch("decode_hidden", kernel, grid + 1, kDecodeThreads, static_cast<size_t>(params.shared.bytes), target.device,
              target.stream, params);
     });
   });

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) decode_output_kernel(const 
   __syncthreads();
 
   const auto* const ids = reinterpret_cast<const int*>(shared + DecodeShared::kIds);
-  const auto* const weights = reinterpret_cast<const float*>(shared + DecodeShared::kWeights);
+  auto* const weights = reinterpret_cast<float*>(shared + DecodeShared::kWeights);
   const int groups = decode_items(n), warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
   const int64_t units = static_cast<int64_t>(step.tokens) * groups;
   const int begin = static_cast<int>(units * blockIdx.x / gridDim.x);
@@ -60,11 +60,12 @@ __global__ void __launch_bounds__(kDecodeThreads, 2) decode_output_kernel(const 
                           begin,    groups,       top_k,
                           n,        ids,          static_cast<const char*>(p.second.weight),
                           row_bytes};
-  WeightRing<false, OutputItems> ring(items, shared, row_bytes);
-  if (p.ranked) route_tokens<PER>(p, step, shared);
+  WeightRing<OutputItems> ring(items, shared, row_bytes);
 
   wait_for_previous();
   release_next();
+  if (static_cast<int>(threadIdx.x) < step.tokens * top_k)  // read behind the barriers below
+    weights[threadIdx.x] = __ldcg(p.route.weights + threadIdx.x);
   const T* inputs = static_cast<const T*>(p.hidden);
   if (p.shared.input != 0) {
     stage_rows(p.hidden, step.tokens * top_k * row_bytes, shared + p.shared.input);

@@ -27,8 +27,8 @@ __device__ __forceinline__ void init_rings(unsigned char* shared) {
 }
 
 /// Items: those of this warp are first, first + stride, … below count; locate(i, row, rows) tells where the rows of one
-/// begin and how many there are. RELEASE: with the last copy on its way the next kernel's blocks are let in.
-template <bool RELEASE, class Items>
+/// begin and how many there are.
+template <class Items>
 class WeightRing {
  public:
   __device__ __forceinline__ WeightRing(const Items& items, unsigned char* shared, int row_bytes)
@@ -95,10 +95,7 @@ class WeightRing {
     if (at_ < row_bytes_) return;
     at_ = 0;
     item_ += items_.stride;
-    if (item_ < items_.count)
-      items_.locate(item_, row_, rows_);
-    else if (RELEASE)
-      release_next();
+    if (item_ < items_.count) items_.locate(item_, row_, rows_);
   }
 
   const Items& items_;

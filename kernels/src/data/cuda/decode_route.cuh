@@ -3,6 +3,7 @@
 #pragma once
 #include "data/cuda/decode.h"
 #include "data/cuda/launch.h"
+#include "data/cuda/mma.cuh"
 
 namespace nexus::cuda {
 
@@ -70,8 +71,7 @@ __device__ __forceinline__ void rank_experts(const DecodeParams& p, const Decode
   }
 }
 
-/// Ids and weights of all slots into shared memory: a warp a token. Ranked before, the ids are there. A barrier of the
-/// block must follow.
+/// Ids and weights of all slots into shared memory: a warp a token. A barrier of the block must follow.
 template <int PER>
 __device__ __forceinline__ void route_tokens(const DecodeParams& p, const DecodeStep& step, unsigned char* shared) {
   const RouterDesc& d = p.route.desc;
@@ -91,10 +91,22 @@ __device__ __forceinline__ void route_tokens(const DecodeParams& p, const Decode
     int id;
     float weight;
     route_token<PER>(p.route, logits, reinterpret_cast<unsigned*>(logits + d.experts), id, weight);
-    if (lane < d.top_k) weights[t * d.top_k + lane] = weight;
-    if (lane < d.top_k && !p.ranked) ids[t * d.top_k + lane] = id;
+    if (lane < d.top_k) {
+      ids[t * d.top_k + lane] = id;
+      weights[t * d.top_k + lane] = weight;
+    }
     __syncwarp();  // the next token's logits overwrite these
   }
+}
+
+/// Copies `bytes`, a multiple of 16, to shared memory while the threads go on. wait_async<0>() and a barrier of the
+/// block must follow.
+__device__ __forceinline__ void stage_rows_async(const void* rows, int bytes, unsigned char* to) {
+  const auto target = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+#pragma unroll 1
+  for (int i = static_cast<int>(threadIdx.x); i < bytes / 16; i += kDecodeThreads)
+    copy16_async(target + 16 * i, static_cast<const uint4*>(rows) + i, true);
+  commit_async();
 }
 
 /// Copies `bytes`, a multiple of 16, to shared memory. A barrier of the block must follow.

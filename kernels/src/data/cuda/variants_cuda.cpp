@@ -64,14 +64,14 @@ namespace {
 
 /// Every variant but those made to share an SM. The Hopper ones lie in the files that compile their kernels.
 const std::vector<const Variant*>& all() {
-  static const std::vector<const Variant*> variants = [] {
-    std::vector<const Variant*> list{&kGemv,     &kMma16, &kMma64,     &kMma128x128, &kMma128, &kMmaGuarded,
-                                     &kWgmmaFew, &kWgmma, &kWgmmaPair, &kSimt16,     &kSimt64, &kSimt128};
-    for (const Variant& v : kWgmmaNarrow) list.push_back(&v);
-    for (const Variant& v : kWgmmaWide) list.push_back(&v);
+  static const auto* const variants = [] {  // never destroyed: layers may be made while the process ends
+    auto* list = new std::vector<const Variant*>{&kGemv,     &kMma16, &kMma64,     &kMma128x128, &kMma128, &kMmaGuarded,
+                                                 &kWgmmaFew, &kWgmma, &kWgmmaPair, &kSimt16,     &kSimt64, &kSimt128};
+    for (const Variant& v : kWgmmaNarrow) list->push_back(&v);
+    for (const Variant& v : kWgmmaWide) list->push_back(&v);
     return list;
   }();
-  return variants;
+  return *variants;
 }
 
 /// Mean rows per expert, rounded up. Routing is known on the device only; experts far over the mean take several tiles.

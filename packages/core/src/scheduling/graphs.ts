@@ -19,6 +19,7 @@ import {
 export class RecordedStep implements CachedGraph {
   readonly handle: LayerGraphHandle
   readonly bytes: number
+  readonly bytesEstimated: boolean
   readonly captureMs: number
   readonly nodes: number
 
@@ -26,6 +27,7 @@ export class RecordedStep implements CachedGraph {
     const info = binding().core.layerGraphInfo(handle)
     this.handle = handle
     this.bytes = info.bytes
+    this.bytesEstimated = info.bytesEstimated
     this.captureMs = info.captureMs
     this.nodes = info.nodes
   }
@@ -56,6 +58,8 @@ export class LayerStep implements GraphStep<RecordedStep, Promise<RawStepStats> 
   call: StepCall
   tokens = 0
   bucket = 0
+  /** The step becomes part of a graph of the caller's, whose launches are not counted. */
+  foreign = false
 
   constructor(layer: LayerHandle, ring: CountRingHandle | null, first: StepCall) {
     this.#layer = layer
@@ -69,7 +73,8 @@ export class LayerStep implements GraphStep<RecordedStep, Promise<RawStepStats> 
     if (measured) {
       return core.layerForward(this.#layer, stream, x, tokens, logits, out, ids, weights, this.plan, this.#ring)
     }
-    core.layerEnqueue(this.#layer, stream, x, tokens, logits, out, this.plan, this.#ring)
+    const ring = this.foreign ? null : this.#ring
+    core.layerEnqueue(this.#layer, stream, x, tokens, logits, out, this.plan, ring)
     return undefined
   }
 

@@ -109,7 +109,10 @@ export class StepRunner {
     }
   }
 
-  /** The strategy's and the graphs' part of a step; errors are raw ones of the addon or public ones. */
+  /**
+   * The strategy's and the graphs' part of a step; errors are raw ones of the addon or public ones. A step that becomes part of a graph of
+   * the caller's is recorded by the plan that holds, and leaves everything here as it is: it does not run now, and its launches are not seen.
+   */
   run(stream: Stream, args: StepArgs): QueuedStep {
     const on = streamOf(stream)
     const recording = captureOn(stream) !== null
@@ -122,12 +125,14 @@ export class StepRunner {
       if (trial?.during === true) tried = this.#tried(trial, stream)
       if (stream !== this.#last) this.#place(stream)
     }
-    const exec = tried ?? (this.#confined ? this.#within(stream) : this.#exec)
+    const confined = recording ? this.#placeOf(stream).confined : this.#confined
+    const exec = tried ?? (confined ? this.#within(stream) : this.#exec)
     const call: StepCall = { stream: on, ...args }
     this.#step ??= new LayerStep(this.#layer, this.#ring, call)
     const step = this.#step
     step.call = call
     step.plan = exec.handle
+    step.foreign = recording
     const byGraph = this.graphs !== null && tokens <= this.#maxTokens && !recording
     // A step without tokens replays the graph of one.
     const bucket = byGraph ? tokenBucket(tokens === 0 ? 1 : tokens) : 0
@@ -144,9 +149,9 @@ export class StepRunner {
     }
     timer?.end(stream, exec.strategy, tokens)
     trial?.stepped(exec.strategy, timer !== null, (performance.now() - start) * 1e3)
-    this.#queued++
-    this.#steps[exec.strategy]++
     if (!recording) {
+      this.#queued++
+      this.#steps[exec.strategy]++
       if (++this.#sinceUpdate >= this.#every) this.#update()
     }
     return { strategy: exec.strategy, stats }
@@ -177,17 +182,21 @@ export class StepRunner {
   }
 
   #place(stream: Stream): void {
-    let place = this.#streams.get(stream)
-    if (place === undefined) {
-      const { width } = stream
-      // What is recorded in a slice stays there; streams of the whole device can replay each other's graphs.
-      const id = width >= this.control.device.sms ? 0 : ++this.#slicedStreams
-      place = { id, confined: stream !== this.#home && width < this.#homeWidth }
-      this.#streams.set(stream, place)
-    }
+    const { id, confined } = this.#placeOf(stream)
     this.#last = stream
-    this.#streamId = place.id
-    this.#confined = place.confined
+    this.#streamId = id
+    this.#confined = confined
+  }
+
+  #placeOf(stream: Stream): { readonly id: number; readonly confined: boolean } {
+    const known = this.#streams.get(stream)
+    if (known !== undefined) return known
+    const { width } = stream
+    // What is recorded in a slice stays there; streams of the whole device can replay each other's graphs.
+    const id = width >= this.control.device.sms ? 0 : ++this.#slicedStreams
+    const place = { id, confined: stream !== this.#home && width < this.#homeWidth }
+    this.#streams.set(stream, place)
+    return place
   }
 
   /** Whether a step is worth timing: on the layer's own stream, and launched as most are. */

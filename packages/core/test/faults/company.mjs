@@ -20,7 +20,7 @@ import { layersOn, partitions } from './layers.mjs'
 
 const { arm, backTo, caught, disarm, fate, sleep, steady, timed } = child
 const { device, given, scenario } = isMainThread ? child : workerData
-const { shape, input, expectedOf, right } = layersOn(device)
+const { shape, input, expectedOf, right, same } = layersOn(device)
 const description = describeDevice(device)
 const portion = Math.ceil(description.minSms / description.granularity) * description.granularity
 
@@ -333,8 +333,7 @@ const scenarios = {
       let wrong = 0
       for (const each of flying) {
         const { output } = await each
-        wrong += String(await output.toArray()) === expected ? 0 : 1
-        output.dispose()
+        wrong += (await same(output, expected)) ? 0 : 1
       }
       return { fates: [...new Set(fates)], wrong }
     }

@@ -3,7 +3,7 @@ import { MoELayer, policies, Stream } from '@nexus/core'
 import { arm, backTo, caught, device, disarm, fate, given, run, sleep, steady, timed } from './child.mjs'
 import { layersOn, partitions } from './layers.mjs'
 
-const { shape, input, expectedOf, right } = layersOn(device)
+const { shape, input, expectedOf, right, same } = layersOn(device)
 
 /** Options of a layer by strategy, with the control loop at every step. */
 function scheduled(strategy) {
@@ -110,9 +110,7 @@ await run({
         let wrong = 0
         for (let i = 0; i < 4; i++) wrong += (await right(layer, x, expected)) ? 0 : 1
         const { output } = await layer.forward(x)
-        wrong += String(await output.toArray()) === expected ? 0 : 1
-        output.dispose()
-        return wrong
+        return wrong + ((await same(output, expected)) ? 0 : 1)
       } finally {
         layer.dispose()
       }

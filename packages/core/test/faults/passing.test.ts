@@ -61,6 +61,9 @@ describe.skipIf(noFaults)(`faults that pass${noFaults === null ? '' : ` (${noFau
       ['lane_set.update', 'oom', 1],
       ['layer.step', 'error', 1],
       ['graph.launch', 'error', 3],
+      // What waits for the device, reading included: a point of the CPU's streams only.
+      ...(device === 'cpu' ? ([['stream.complete', 'oom', 6]] as const) : []),
+      ...(device === 'cpu' ? ([['stream.complete', 'error', 6]] as const) : []),
     ] as const)('tiered: %s fails (%s), at every pass of it', async (point, kind, least) => {
       const told = await run('sweep', device, { given: { strategy: 'tiered', point, kind } })
       expect(told).toMatchObject(ended({ wrong: 0, leaks: [] }))

@@ -4,7 +4,10 @@ import type { GraphStep } from '../../src/index.js'
 export class FakeGraph {
   readonly captureMs = 2
   disposals = 0
-  constructor(readonly bytes: number) {}
+  constructor(
+    readonly bytes: number,
+    readonly bytesEstimated = false,
+  ) {}
   dispose(): void {
     this.disposals++
   }

@@ -1,0 +1,234 @@
+// Times whole steps of one MoE layer on cuda:0, from (x, router logits) to y: route, both linear layers, combine, as a
+// step queues them. Many steps in a row are recorded in one graph, each with logits and, where the weights would stay
+// in L2, a copy of the weights of its own; ways of running them take turns, so that a chip that warms up slows all of
+// them alike; median over the turns.
+//
+//   step_bench [--tokens=1,8,…] [--skew=S] [--ways=WAY,…] [--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
+//
+// A way is `auto` (what a layer takes), `decode` (a step in two launches), `mlp` (both linear layers in one), or
+// FIRST+SECOND, the kernel variants of the two linear layers (bf16). `-`: the way does not serve the step. --skew: the
+// standard deviation of a bias that each expert has in all logits.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "bench.h"
+#include "data/cuda/decode_path.h"
+#include "data/cuda/mlp_path.h"
+
+namespace {
+using namespace nexus;
+using bench::numbers;
+
+struct Shape {
+  std::string name;
+  int64_t hidden, inter;
+  int experts, top_k;
+};
+
+std::vector<std::string> words(const std::string& text) {
+  std::vector<std::string> list;
+  std::stringstream in(text);
+  for (std::string part; std::getline(in, part, ',');) list.push_back(part);
+  return list;
+}
+
+/// Forces the paths of a way while it is recorded.
+struct Paths {
+  explicit Paths(const std::string& way) {
+    cuda::set_decode_path(way == "decode" ? "fused" : "chain");
+    cuda::set_mlp_path(way == "mlp" ? "fused" : "chain");
+  }
+  ~Paths() {
+    cuda::set_decode_path("");
+    cuda::set_mlp_path("");
+  }
+};
+
+struct Bench : bench::Memory {
+  Bench() : Memory(Stream::create(DeviceId{0})) {}
+  int turns = 9;
+
+  std::shared_ptr<Buffer> upload(const std::vector<float>& values) {
+    const auto staging = HostBuffer::allocate(stream->device(), values.size() * 4);
+    std::memcpy(staging->data(), values.data(), values.size() * 4);
+    auto buffer = bytes(static_cast<int64_t>(values.size()) * 4);
+    stream->copy(buffer->data(), staging->data(), values.size() * 4);
+    stream->synchronize();
+    return buffer;
+  }
+
+  void run(const Shape& shape, int64_t tokens, float skew, const std::vector<std::string>& ways) {
+    constexpr DType kType = DType::kBF16;
+    const int64_t h = shape.hidden, inter = shape.inter, e = shape.experts, rows = tokens * shape.top_k;
+    const double held = 6. * static_cast<double>(e * inter * h);
+    const int copies = std::clamp(static_cast<int>(400e6 / held) + 1, 1, 16), steps = std::max(8, copies);
+    std::vector<std::shared_ptr<Buffer>> w1, w2, logits;
+    for (int i = 0; i < copies; ++i) {
+      w1.push_back(normals(kType, e * 2 * inter * h, 1.f / 32));
+      w2.push_back(normals(kType, e * inter * h, 1.f / 32));
+    }
+    std::mt19937_64 engine(seed++);
+    std::normal_distribution<float> normal;
+    std::vector<float> bias(static_cast<size_t>(e));
+    for (float& b : bias) b = skew * normal(engine);
+    for (int i = 0; i < steps; ++i) {
+      std::vector<float> values(static_cast<size_t>(tokens * e));
+      for (size_t v = 0; v < values.size(); ++v) values[v] = normal(engine) + bias[v % static_cast<size_t>(e)];
+      logits.push_back(upload(values));
+    }
+
+    RouterDesc router;
+    router.experts = shape.experts, router.top_k = shape.top_k, router.normalize = Normalize::kSumPlusEpsilon;
+    MlpDesc mlp;
+    mlp.dtype = kType, mlp.experts = shape.experts, mlp.input = mlp.output = h, mlp.hidden = inter;
+    const auto x = normals(kType, tokens * h, 1.f), y = bytes(tokens * h * 2), out_rows = bytes(rows * h * 2);
+    const auto ids = bytes(rows * 4), weights = bytes(rows * 4), counts = bytes(e * 4), offsets = bytes((e + 1) * 4);
+    const auto order = bytes(rows * 4), scratch = bytes(cuda::route_workspace_bytes(router, tokens));
+    const auto hidden = bytes(mlp_workspace_bytes(stream->device(), mlp, rows));
+    const auto sync = bytes(std::max<size_t>(16, mlp_sync_bytes(stream->device(), mlp)));
+    stream->fill(sync->data(), 0, sync->bytes());
+
+    const auto step = [&](int i, const std::string& way) {
+      RouteArgs ra;
+      ra.logits = static_cast<const float*>(logits[static_cast<size_t>(i)]->data()), ra.tokens = tokens;
+      ra.expert_ids = static_cast<int32_t*>(ids->data()), ra.weights = static_cast<float*>(weights->data());
+      ra.counts = static_cast<int32_t*>(counts->data()), ra.offsets = static_cast<int32_t*>(offsets->data());
+      ra.order = static_cast<int32_t*>(order->data()), ra.workspace = scratch->data();
+      const void *first = w1[static_cast<size_t>(i % copies)]->data(),
+                 *second = w2[static_cast<size_t>(i % copies)]->data();
+      MlpWeights w;
+      w.weight = {first, second, nullptr};
+      if (way == "decode") {
+        DecodeArgs da;
+        da.route = ra, da.choice_tokens = tokens, da.x = x->data(), da.weights = w;
+        da.hidden = hidden->data(), da.out = y->data(), da.choice.variant = "gemv_1x8";
+        return cuda::decode_step(*stream, router, mlp, da);
+      }
+      route(*stream, router, ra);
+      const size_t plus = way.find('+');
+      if (plus == std::string::npos) {
+        MlpArgs ma;
+        ma.x = x->data(), ma.tokens = tokens, ma.top_k = shape.top_k, ma.offsets = ra.offsets, ma.order = ra.order;
+        ma.rows = out_rows->data(), ma.workspace = hidden->data(), ma.sync = sync->data();
+        grouped_mlp(*stream, mlp, w, ma);
+      } else {
+        GroupedLinearArgs a1, a2;
+        const std::string names[2] = {way.substr(0, plus), way.substr(plus + 1)};
+        a1.input = x->data(), a1.weight = first, a1.output = hidden->data(), a1.offsets = ra.offsets;
+        a1.order = ra.order, a1.rows_per_input = shape.top_k, a1.gather = true, a1.max_rows = rows;
+        a1.choice.variant = names[0];
+        grouped_linear(*stream, mlp_layer(mlp, 0), a1);
+        a2.input = hidden->data(), a2.weight = second, a2.output = out_rows->data(), a2.offsets = ra.offsets;
+        a2.order = ra.order, a2.scatter = true, a2.max_rows = rows, a2.settled = true;
+        a2.choice.variant = names[1];
+        grouped_linear(*stream, mlp_layer(mlp, 1), a2);
+      }
+      CombineArgs ca;
+      ca.dtype = kType, ca.rows = out_rows->data(), ca.weights = ra.weights;
+      ca.tokens = tokens, ca.width = h, ca.top_k = shape.top_k, ca.out = y->data();
+      combine(*stream, ca);
+      return true;
+    };
+
+    const auto start = Event::create(stream->device()), end = Event::create(stream->device());
+    struct Timed {
+      std::string way;
+      std::shared_ptr<Graph> graph;
+      int replays = 1;
+      std::vector<double> us;
+    };
+    std::vector<Timed> timed;
+    const auto replay = [&](const Timed& t) {
+      start->record(*stream);
+      for (int i = 0; i < t.replays; ++i) t.graph->launch(stream);
+      end->record(*stream);
+      stream->synchronize();
+      return start->elapsed_ms(*end) * 1000 / (t.replays * steps);
+    };
+    for (const std::string& way : ways) {
+      const Paths paths(way);
+      Timed t{way, nullptr, 1, {}};
+      try {
+        if (step(0, way))
+          t.graph = Graph::capture(stream, [&] {
+            for (int i = 0; i < steps; ++i) step(i, way);
+          });
+      } catch (const Error&) {  // a variant that does not fit
+      }
+      stream->synchronize();
+      if (t.graph != nullptr) {
+        replay(t);
+        t.replays = std::clamp(static_cast<int>(4000 / (replay(t) * steps)), 1, 100);
+      }
+      timed.push_back(std::move(t));
+    }
+    for (int turn = 0; turn < turns; ++turn)
+      for (Timed& t : timed)
+        if (t.graph != nullptr) t.us.push_back(replay(t));
+    for (Timed& t : timed) {
+      std::printf("%-16s %6lld %4.1f ", shape.name.c_str(), static_cast<long long>(tokens), static_cast<double>(skew));
+      if (t.us.empty()) {
+        std::printf("%10s", "-");
+      } else {
+        std::nth_element(t.us.begin(), t.us.begin() + turns / 2, t.us.end());
+        std::printf("%10.2f", t.us[static_cast<size_t>(turns / 2)]);
+      }
+      std::printf("  %s\n", t.way.c_str());
+    }
+    std::fflush(stdout);
+  }
+};
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  std::vector<Shape> shapes;
+  std::vector<int64_t> tokens{1, 8, 64, 512, 4096};
+  std::vector<std::string> ways{"auto", "decode", "mlp"};
+  float skew = 0;
+  Bench bench;
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    const size_t equals = arg.find('=');
+    const std::string key = arg.substr(0, equals), value = equals == std::string::npos ? "" : arg.substr(equals + 1);
+    if (key == "--tokens" && !value.empty()) {
+      tokens = numbers(value);
+    } else if (key == "--ways" && !value.empty()) {
+      ways = words(value);
+    } else if (key == "--skew" && !value.empty()) {
+      skew = std::stof(value);
+    } else if (key == "--turns" && !value.empty()) {
+      bench.turns = std::max(1, std::stoi(value));
+    } else {
+      const std::vector<int64_t> n = key.rfind("--", 0) == 0 ? std::vector<int64_t>{} : numbers(value);
+      if (n.size() != 4) {
+        std::fprintf(stderr,
+                     "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|decode|mlp|FIRST+SECOND,...] "
+                     "[--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
+        return 2;
+      }
+      shapes.push_back({key, n[0], n[1], static_cast<int>(n[2]), static_cast<int>(n[3])});
+    }
+  }
+  if (shapes.empty())
+    shapes = {{"qwen3-30b-a3b", 2048, 768, 128, 8},
+              {"olmoe-1b-7b", 2048, 1024, 64, 8},
+              {"deepseek-v2-lite", 2048, 1408, 64, 6},
+              {"gpt-oss-20b", 2880, 2880, 32, 4},
+              {"mixtral-8x7b", 4096, 14336, 8, 2}};
+  std::printf("%-16s %6s skew  us a step  way (bf16, seed %llu)\n", "shape", "tokens",
+              static_cast<unsigned long long>(bench.seed));
+  for (const Shape& shape : shapes)
+    for (const int64_t t : tokens) bench.run(shape, t, skew, ways);
+  return 0;
+} catch (const std::exception& e) {
+  std::fprintf(stderr, "step_bench: %s\n", e.what());
+  return 1;
+}
