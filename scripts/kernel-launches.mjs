@@ -14,11 +14,9 @@ const folders = ['data/cuda', 'exec']
  * @type {Readonly<Record<string, (templateArguments: readonly string[]) => number>>}
  */
 export const mostDynamicBytes = {
-  // kHiddenSharedBytes and kOutputSharedBytes in decode.h: a block of each fits on an SM.
-  decode_hidden_kernel: () => 104 * 1024,
-  decode_output_kernel: () => 122 * 1024,
-  // kMlpShared in hopper_mlp.cuh: stages and control fill what a block may have.
-  mlp_wgmma_kernel: () => 227 * 1024,
+  // kDecodeSharedBytes in decode.h.
+  decode_hidden_kernel: () => 48 * 1024,
+  decode_output_kernel: () => 48 * 1024,
   // Nothing of routing asks for more than every kernel may have: block_fits() and cluster_fits() see to it, and the
   // grid's words are counted in route_large.cu.
   route_block_kernel: () => 48 * 1024,

@@ -5,9 +5,9 @@
 //
 //   step_bench [--tokens=1,8,…] [--skew=S] [--ways=WAY,…] [--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
 //
-// A way is `auto` (what a layer takes), `decode` (a step in two launches), `mlp` (both linear layers in one), or
-// FIRST+SECOND, the kernel variants of the two linear layers (bf16). `-`: the way does not serve the step. --skew: the
-// standard deviation of a bias that each expert has in all logits.
+// A way is `auto` (what a layer takes), `decode` (a step in two launches), or FIRST+SECOND, the kernel variants of the
+// two linear layers (bf16). `-`: the way does not serve the step. --skew: the standard deviation of a bias that each
+// expert has in all logits.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -20,7 +20,6 @@
 
 #include "bench.h"
 #include "data/cuda/decode_path.h"
-#include "data/cuda/mlp_path.h"
 
 namespace {
 using namespace nexus;
@@ -39,16 +38,10 @@ std::vector<std::string> words(const std::string& text) {
   return list;
 }
 
-/// Forces the paths of a way while it is recorded.
-struct Paths {
-  explicit Paths(const std::string& way) {
-    cuda::set_decode_path(way == "decode" ? "fused" : "chain");
-    cuda::set_mlp_path(way == "mlp" ? "fused" : "chain");
-  }
-  ~Paths() {
-    cuda::set_decode_path("");
-    cuda::set_mlp_path("");
-  }
+/// Forces the path of a way while it is recorded.
+struct Path {
+  explicit Path(const std::string& way) { cuda::set_decode_path(way == "decode" ? "fused" : "chain"); }
+  ~Path() { cuda::set_decode_path(""); }
 };
 
 struct Bench : bench::Memory {
@@ -92,8 +85,6 @@ struct Bench : bench::Memory {
     const auto ids = bytes(rows * 4), weights = bytes(rows * 4), counts = bytes(e * 4), offsets = bytes((e + 1) * 4);
     const auto order = bytes(rows * 4), scratch = bytes(cuda::route_workspace_bytes(router, tokens));
     const auto hidden = bytes(mlp_workspace_bytes(stream->device(), mlp, rows));
-    const auto sync = bytes(std::max<size_t>(16, mlp_sync_bytes(stream->device(), mlp)));
-    stream->fill(sync->data(), 0, sync->bytes());
 
     const auto step = [&](int i, const std::string& way) {
       RouteArgs ra;
@@ -116,7 +107,7 @@ struct Bench : bench::Memory {
       if (plus == std::string::npos) {
         MlpArgs ma;
         ma.x = x->data(), ma.tokens = tokens, ma.top_k = shape.top_k, ma.offsets = ra.offsets, ma.order = ra.order;
-        ma.rows = out_rows->data(), ma.workspace = hidden->data(), ma.sync = sync->data();
+        ma.rows = out_rows->data(), ma.workspace = hidden->data();
         grouped_mlp(*stream, mlp, w, ma);
       } else {
         GroupedLinearArgs a1, a2;
@@ -153,7 +144,7 @@ struct Bench : bench::Memory {
       return start->elapsed_ms(*end) * 1000 / (t.replays * steps);
     };
     for (const std::string& way : ways) {
-      const Paths paths(way);
+      const Path path(way);
       Timed t{way, nullptr, 1, {}};
       try {
         if (step(0, way))
@@ -191,7 +182,7 @@ struct Bench : bench::Memory {
 int main(int argc, char** argv) try {
   std::vector<Shape> shapes;
   std::vector<int64_t> tokens{1, 8, 64, 512, 4096};
-  std::vector<std::string> ways{"auto", "decode", "mlp"};
+  std::vector<std::string> ways{"auto", "decode"};
   float skew = 0;
   Bench bench;
   for (int i = 1; i < argc; ++i) {
@@ -210,7 +201,7 @@ int main(int argc, char** argv) try {
       const std::vector<int64_t> n = key.rfind("--", 0) == 0 ? std::vector<int64_t>{} : numbers(value);
       if (n.size() != 4) {
         std::fprintf(stderr,
-                     "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|decode|mlp|FIRST+SECOND,...] "
+                     "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|decode|FIRST+SECOND,...] "
                      "[--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
         return 2;
       }

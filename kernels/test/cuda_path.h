@@ -7,7 +7,6 @@
 #ifdef NEXUS_HAS_CUDA
 #include "data/cuda/arch.h"
 #include "data/cuda/decode_path.h"
-#include "data/cuda/mlp_path.h"
 #endif
 
 namespace nexus::test {
@@ -23,11 +22,6 @@ inline void require_hopper() {
 inline void set_decode_path([[maybe_unused]] const char* path) {
 #ifdef NEXUS_HAS_CUDA
   cuda::set_decode_path(path);
-#endif
-}
-inline void set_mlp_path([[maybe_unused]] const char* path) {
-#ifdef NEXUS_HAS_CUDA
-  cuda::set_mlp_path(path);
 #endif
 }
 

@@ -124,15 +124,73 @@ TEST("wgmma shapes: blocks that walk many tiles, hot experts among cold ones, no
 }
 
 TEST("wgmma shapes: in lanes the plain launch's bits") {
-  const std::vector<std::string> names = shapes();
+  (void)shapes();
   Random random(85);
-  Linear linear(random, DType::kBF16, {136, 520, {30, 400, 0, 5, 170, 9, 64}, Epilogue::kSwiglu});
-  const auto set = LaneSet::create(linear.bench.stream, {0, 1, 2, 0, 1, 2, 0}, 3, {1, 2, 1}, true);
-  const HostArray want = linear.run(kMeasured);
-  for (const std::string& name : names) CHECK(linear.run(name, set->view(-1)).bytes == want.bytes);
+  for (const DType t : {DType::kBF16, DType::kF16}) {
+    Linear linear(random, t, {136, 520, {30, 400, 0, 5, 170, 9, 64}, Epilogue::kSwiglu});
+    const auto set = LaneSet::create(linear.bench.stream, {0, 1, 2, 0, 1, 2, 0}, 3, {1, 2, 1}, true);
+    const HostArray want = linear.run(kMeasured);
+    for (const std::string& name : shapes(t)) CHECK(linear.run(name, set->view(-1)).bytes == want.bytes);
+  }
 }
 
-TEST("wgmma shapes: MLPs one behind the other start early and still wait for what they read") {
+TEST("wgmma shapes: what runs without a table, of both layers of an MLP, by its rows an expert") {
+  struct Cell {
+    int experts;
+    int64_t width, hidden, rows;
+    std::string first, second;
+  };
+  const std::string few = "wgmma_256x64x64_s5", plain = "wgmma_256x160x64_s4", staged = plain + "_staged",
+                    pair = "wgmma_256x320x64_s4_pair", pair_staged = pair + "_staged", narrow = "wgmma_128x64x64_s9",
+                    narrow_few = "wgmma_128x32x64_s11", mma = "mma_16x32x128_s6";
+  (void)shapes();
+  for (const DType t : {DType::kBF16, DType::kF16})
+    for (const Cell& c : {Cell{8, 4096, 14336, 4, mma, mma},
+                          {32, 2880, 2880, 32, few, few},
+                          {64, 2048, 1024, 64 * 48, few, few},
+                          {64, 2048, 1024, 64 * 48 + 1, staged, staged},
+                          {64, 2048, 1024, 64 * 160, staged, staged},
+                          {64, 2048, 1024, 64 * 160 + 1, plain, staged},
+                          {64, 2048, 1024, 64 * 768, plain, staged},
+                          {64, 2048, 1024, 64 * 768 + 1, pair, pair_staged},
+                          {8, 512, 1024, 24, narrow_few, narrow_few},
+                          {8, 512, 1024, 8 * 32, narrow_few, narrow_few},
+                          {8, 512, 1024, 8 * 32 + 1, narrow, narrow},
+                          {8, 512, 1024, 8 * 160, narrow, narrow},
+                          {8, 512, 1024, 8 * 160 + 1, plain, staged},
+                          {16, 1024, 2048, 128, few, few}}) {
+      MlpDesc d;
+      d.dtype = t, d.experts = c.experts, d.input = d.output = c.width, d.hidden = c.hidden;
+      CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, 0), c.rows), c.first);
+      CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, 1), c.rows), c.second);
+    }
+}
+
+TEST("wgmma shapes: a batch-invariant layer takes the same ones, with wgmma's order at a handful of rows, too") {
+  (void)shapes();
+  MlpDesc d;
+  d.dtype = DType::kBF16, d.experts = 32, d.input = d.output = d.hidden = 2880;
+  const VariantChoice invariant{.batch_invariant = true};
+  for (int i = 0; i < 2; ++i) {
+    CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), 8, false, invariant), "wgmma_256x64x64_s5");
+    for (const int64_t rows : {64, 2048, 8192, 65536})
+      CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), rows, false, invariant),
+               grouped_linear_variant(kGpu, mlp_layer(d, i), rows));
+  }
+}
+
+TEST("wgmma shapes: beside a neighbour those that leave it room") {
+  (void)shapes();
+  MlpDesc d;
+  d.dtype = DType::kF16, d.experts = 64, d.input = d.output = 2048, d.hidden = 1024;
+  for (int i = 0; i < 2; ++i) {
+    for (const int64_t rows : {512, 64 * 100, 64 * 700})
+      CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), rows, true), "wgmma_256x96x64_s3");
+    CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), 64 * 1000, true), "wgmma_256x192x64_s3_pair");
+  }
+}
+
+TEST("wgmma shapes: MLPs one behind the other wait for what they read") {
   const std::vector<std::string> names = shapes();
   Random random(86);
   for (const int64_t tokens : {64, 700}) {

@@ -24,13 +24,17 @@ struct Shape {
   int64_t k, n;
   int64_t slots() const { return tokens * top_k; }
 };
-// Each is another kernel variant of one device or another, see choose() of data/cuda/grouped_cuda.cpp.
-constexpr Shape kShapes[] = {
-    {"one row an expert", 32, 3, 2, 72, 200},     {"few rows", 24, 60, 2, 136, 264},
-    {"dozens of rows", 6, 120, 2, 72, 200},       {"a hundred rows", 4, 210, 2, 72, 328},
-    {"hundreds of rows", 3, 350, 2, 72, 264},     {"long k", 2, 220, 1, 1032, 264},
-    {"k not a multiple of 8", 5, 37, 2, 33, 34},  {"more tiles than blocks", 64, 128, 2, 40, 1040},
-    {"rows that share no tile", 7, 90, 1, 64, 70}};
+// Each is another kernel variant of one device or another, see choose() of data/cuda/variants_cuda.cpp.
+constexpr Shape kShapes[] = {{"one row an expert", 32, 3, 2, 72, 200},
+                             {"few rows", 24, 60, 2, 136, 264},
+                             {"dozens of rows", 6, 120, 2, 72, 200},
+                             {"a hundred rows", 4, 210, 2, 72, 328},
+                             {"hundreds of rows", 3, 350, 2, 72, 264},
+                             {"over 768 rows", 2, 1600, 1, 72, 264},
+                             {"long k", 2, 220, 1, 1032, 264},
+                             {"k not a multiple of 8", 5, 37, 2, 33, 34},
+                             {"more tiles than blocks", 64, 128, 2, 40, 1040},
+                             {"rows that share no tile", 7, 90, 1, 64, 70}};
 constexpr Epilogue kSome[] = {Epilogue::kIdentity, Epilogue::kRelu, Epilogue::kGeluTanh, Epilogue::kSwiglu,
                               Epilogue::kClampedSwiglu};
 
@@ -311,6 +315,7 @@ TEST("lanes.share_sm: on a stream that shares its SMs, whole, lane by lane and c
   shapes.push_back({"few rows, long k", 8, 20, 2, 1032, 264});
   shapes.push_back({"a full tile and one row more", 2, 97, 2, 264, 264});
   shapes.push_back({"hundreds of rows, long k", 2, 400, 1, 776, 328});
+  shapes.push_back({"over 768 rows", 2, 1600, 1, 264, 136});
   int flags = 0;
   for (const DType t : kFloatTypes)
     for (const Shape& s : shapes)
@@ -352,14 +357,16 @@ TEST("lanes.share_sm: another tile where a block would fill an SM, or most of it
   d.dtype = DType::kBF16, d.experts = 4, d.k = 256, d.n = 512;
   const auto name = [&](int64_t rows, bool share_sm) { return grouped_linear_variant(DeviceId{0}, d, rows, share_sm); };
   for_each_isa(DeviceId{0}, [&](const std::string& where) {
-    CHECK_EQ(name(32, false), "mma_16x32x128_s6");
-    CHECK_EQ(name(32, true), "mma_16x32x128_s3");
+    GroupedLinearDesc large = d;  // too much to read for the matrix-vector path
+    large.k = large.n = 8192;
+    CHECK_EQ(grouped_linear_variant(DeviceId{0}, large, 8), "mma_16x32x128_s6");
+    CHECK_EQ(grouped_linear_variant(DeviceId{0}, large, 8, true), "mma_16x32x128_s3");
     const bool hopper = where.ends_with("/90");
-    for (const int64_t rows : {400, 1200}) {
+    for (const int64_t rows : {32, 400, 1200, 4000}) {
       CHECK_EQ(name(rows, false).rfind("wgmma_", 0) == 0, hopper);
-      CHECK_EQ(name(rows, false) != name(rows, true), hopper);
+      CHECK_EQ(name(rows, false) != name(rows, true), hopper || rows == 32);
     }
-    CHECK_EQ(name(1200, true).ends_with("_pair"), hopper);
+    CHECK_EQ(name(4000, true).ends_with("_pair"), hopper);
   });
 }
 

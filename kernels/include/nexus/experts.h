@@ -103,9 +103,8 @@ struct MlpArgs {
   const float* input_scale = nullptr;  ///< [tokens * top_k] or null (Llama-4)
   void* rows = nullptr;                ///< out [tokens * top_k, output] in slot order, of dtype
   void* workspace = nullptr;           ///< mlp_workspace_bytes()
-  void* sync = nullptr;  ///< mlp_sync_bytes() that are zero, and are again afterwards; null: a launch for each layer
-  int64_t choice_tokens = 0;        ///< see GroupedLinearArgs::choice_rows; 0: tokens
-  const StepBlock* step = nullptr;  ///< or null: x and the true number of tokens are its, `tokens` the upper bound
+  int64_t choice_tokens = 0;           ///< see GroupedLinearArgs::choice_rows; 0: tokens
+  const StepBlock* step = nullptr;     ///< or null: x and the true number of tokens are its, `tokens` the upper bound
   LaneView lanes{};
   VariantChoice choice{};  ///< of every linear layer
 };
@@ -113,8 +112,6 @@ constexpr int mlp_layers(MlpKind k) { return k == MlpKind::kThreeLayer ? 3 : 2; 
 /// The grouped linear layer i of the MLP (widths, epilogue).
 GroupedLinearDesc mlp_layer(const MlpDesc& desc, int i);
 size_t mlp_workspace_bytes(DeviceId device, const MlpDesc& desc, int64_t rows);
-/// Of MlpArgs::sync, whatever the number of tokens; 0 where there is no use for it.
-size_t mlp_sync_bytes(DeviceId device, const MlpDesc& desc);
 void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights, const MlpArgs& args);
 
 }  // namespace nexus

@@ -53,11 +53,6 @@ namespace cuda {
 /// Leaves what route(), grouped_mlp() and combine() would, bit for bit, but for the rows. False: nothing was queued,
 /// since this step is not one for it (cuda/decode.h). Arguments are valid.
 bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& experts, const DecodeArgs& args);
-size_t mlp_sync_bytes(const MlpDesc& desc);
-/// Two layers of an MLP, the second on what the first leaves, in one launch: the bits of two. False: nothing was
-/// queued, since these are not two for it (cuda/hopper_mlp.h). Arguments are valid.
-bool grouped_pair(Stream& stream, const GroupedLinearDesc& first, const GroupedLinearArgs& first_args,
-                  const GroupedLinearDesc& second, const GroupedLinearArgs& second_args, void* sync);
 }  // namespace cuda
 
 /// dst[i] = scale * normal(seed, i): Philox4x32-10 with counter i/4, then Box-Muller on pairs. The uniforms are exact

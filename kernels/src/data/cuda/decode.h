@@ -1,23 +1,28 @@
-// A step of a handful of rows in two launches: one to a few tokens, where the layer is bound by the reads of its
-// experts' weights and by whatever keeps the memory waiting between them.
+// A step of a handful of rows, one to a few tokens, where the layer is bound by the reads of its experts' weights and
+// by whatever keeps the memory waiting between them.
 //
-//   decode_hidden   route; first linear layer, activation                              (decode_hidden.cu)
-//   decode_output   experts again; second linear layer, rounded; weighted sum by token (decode_output.cu)
+//   route           what the router leaves                                             (route_small.cu)
+//   decode_hidden   first linear layer, activation                                     (decode_hidden.cu)
+//   decode_output   second linear layer, rounded; weighted sum over a token's experts  (decode_output.cu)
 //
 // In place of route → linear → linear → combine, with the same bits: sums in the same order (gemv_sum.cuh), each
 // rounded where the chain stores it. What is gained, and why so:
-// - Every block finds the experts for itself, all of its warps at once; their weights, which take longer, are left by a
-//   block of decode_hidden's that does nothing else, and are read where rows are summed.
-// - The weights of eight warps are copied into shared memory ahead of use (decode_ring.cuh), 96 KiB of them under way
-//   on an SM whatever the registers hold.
-// - decode_output is let in at once and fetches its own first weights before it waits: which they are follows from the
-//   logits, and those are older than decode_hidden. So the memory works on across the boundary of the two. Their shared
-//   memory is divided so that a block of each fits on an SM.
+// - Where the chosen experts are those of the largest logits, every block finds them for itself (decode_rank.cuh), all
+//   of its warps at once. So decode_hidden runs beside route, whose ids and weights take longer, and nothing waits for
+//   them before the last sum.
+// - decode_output's first blocks come early, too, and fetch their first weights before they wait: which those are
+//   follows from the logits, which are older than the step. So the memory works on across the boundary of the two.
 // - A block of decode_output owns columns of tokens, for all of a token's experts: it can sum them itself. No rows go
 //   to memory and back, and no launch follows.
+// - The input is asked for before the weights: behind them it would wait as long as those.
+//
+// Order: route passes its wait and lets decode_hidden in. All that is older than route is complete then: the logits,
+// the input, the step, and the last reader of `hidden`. decode_hidden waits for route at its end only, before
+// decode_output may take it for complete; decode_output reads what route left behind its own wait. In the other cases
+// (groups, a bias on the choice, weights that scale the input) decode_hidden waits first and reads route's ids.
 //
 // No block waits for another one of its launch: any number of them may run at a time, in slices and beside others.
-// Needs compute capability 9.0 (bulk copies, dependent launches). Grids follow the SMs at hand; no sum depends on that.
+// Needs compute capability 9.0 (dependent launches).
 #pragma once
 #include "data/cuda/grouped.h"
 #include "data/cuda/route.h"
@@ -25,35 +30,14 @@
 namespace nexus::cuda {
 
 constexpr int kDecodeWarps = 8, kDecodeThreads = 32 * kDecodeWarps;
-/// Weight rows that a warp sums side by side: its item. A gated layer's pairs lie in one.
-constexpr int kDecodeRows = 4;
-/// Bytes of a row that are copied at a time: two chunks a lane.
-constexpr int kDecodePiece = 1024;
-constexpr int kDecodeStages = 3;
-constexpr int kDecodeStageBytes = kDecodeRows * kDecodePiece;
-constexpr int kDecodeRingBytes = kDecodeWarps * kDecodeStages * kDecodeStageBytes;
+/// Blocks of either kernel on an SM.
+constexpr int kDecodeBlocks = 4;
+/// Weight rows that a warp sums side by side, and chunks of each that are under way. A gated layer's pairs lie in one.
+constexpr int kDecodeRows = 4, kDecodeAhead = 2;
 /// tokens · top_k of a step at most, and experts.
 constexpr int kDecodeSlots = 64, kDecodeExperts = 512;
-/// Units of four columns of a token whose sums lie in shared memory at a time.
-constexpr int kDecodeUnits = 8;
-static_assert(kDecodeUnits * kDecodeRows <= kDecodeThreads && kDecodeUnits % kDecodeWarps == 0);
-/// The most that a block of either kernel may have: both fit into an SM's 228 KiB, of which each costs one more.
-constexpr int kHiddenSharedBytes = 103 * 1024, kOutputSharedBytes = 123 * 1024;
-
-/// Where things lie in a block's shared memory: ring | barriers | ids | weights | scratch of routing | results | input.
-struct DecodeShared {
-  static constexpr int kBarriers = kDecodeRingBytes;
-  static constexpr int kIds = kBarriers + kDecodeWarps * kDecodeStages * 8;
-  static constexpr int kWeights = kIds + kDecodeSlots * 4;
-  static constexpr int kScratch = kWeights + kDecodeSlots * 4;
-  int route_warps;  // as many route tokens; each has decode_scratch() words
-  int results;
-  int input;  // all rows of the launch's input; 0: they do not fit, and are read where they are
-  int bytes;
-};
-
-/// Words of scratch by token: its logits or keys, in whole words of 16 bytes, and a key by group.
-__host__ __device__ constexpr int decode_scratch(const RouterDesc& d) { return (d.experts + 3) / 4 * 4 + d.groups; }
+/// Of shared memory at most; the input's rows lie there if they fit.
+constexpr int kDecodeSharedBytes = 48 * 1024;
 
 struct DecodeLinear {
   const void* weight;
@@ -70,22 +54,19 @@ struct DecodeParams {
   int epilogue;
   float limit, alpha;
   bool gated, scale_input;
-  bool ranked;  // the chosen experts are those of the largest logits, and all tokens' keys fit into the scratch
-  DecodeShared shared;
+  bool ranked;  // the chosen experts are those of the largest logits
+  int units;    // of four columns of a token, that a block of decode_output has
+  // Shared memory: ids | weights or keys of ranking | results or the input's rows.
+  int keys, input;  // where they begin; input 0: it does not fit, and is read where it is
 };
 
+/// Keys of a token's experts while they are ranked, in whole words of 16 bytes.
+__host__ __device__ constexpr int decode_keys(int experts) { return (experts + 3) / 4 * 4; }
 /// Rows of a linear layer in items.
 __host__ __device__ constexpr int decode_items(int n) { return (n + kDecodeRows - 1) / kDecodeRows; }
 
 /// Without `queue` all is set up that the first launch of a kernel sets up, and nothing queued.
 void launch_decode_hidden(DType dtype, const DecodeParams& params, const Target& target, bool queue);
-void launch_decode_output(DType dtype, const DecodeParams& params, const Target& target, bool queue);
-
-/// Calls f with the router's register count per lane: two instances are enough where routing hides behind nothing else.
-template <class F>
-void with_decode_experts(int experts, F&& f) {
-  if (experts <= 128) return f(std::integral_constant<int, 4>{});
-  f(std::integral_constant<int, kDecodeExperts / 32>{});
-}
+void launch_decode_output(DType dtype, DecodeParams params, const Target& target, bool queue);
 
 }  // namespace nexus::cuda

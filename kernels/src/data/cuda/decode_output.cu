@@ -1,135 +1,96 @@
-// The second launch of a decode step (decode.h): the experts' second linear layer and the weighted sum over a token's
-// experts.
+// The experts' second linear layer of a decode step (decode.h), and the weighted sum over a token's experts.
 //
 //   y[t, c] = Σ_j weight[t, j] · round(W2[e(t, j)][c, :] · hidden[t, j] + b2[e(t, j)][c])        slot by slot
 //   bytes: slots · n · k weights.
 //
-// A unit is four columns of a token; each block has a contiguous run of units, and its warps take the experts' items of
-// them in turn. Sums of up to eight units meet in shared memory, rounded to the layer's dtype as the chain stores its
-// rows.
+// A unit is four columns of a token; a block has a few units, and its warps take their experts' items in turn. Sums
+// meet in shared memory, rounded to the layer's dtype as the chain stores its rows.
 #include <algorithm>
 
-#include "data/cuda/decode_ring.cuh"
-#include "data/cuda/decode_route.cuh"
+#include "data/cuda/decode_rank.cuh"
+#include "data/cuda/decode_rows.cuh"
 
 namespace nexus::cuda {
-/// Item i of the block: unit i / top_k of its run, the token's expert i mod top_k.
-struct OutputItems {
-  int first, stride, count;
-  int begin;  // the block's first unit
-  int groups, top_k, n;
-  const int* ids;
-  const char* weight;
-  int row_bytes;
-
-  struct Place {
-    int slot, column;
-  };
-  __device__ __forceinline__ Place place(int item) const {
-    const int local = item / top_k, unit = begin + local, token = unit / groups;
-    return {token * top_k + item - local * top_k, (unit - token * groups) * kDecodeRows};
-  }
-  __device__ __forceinline__ void locate(int item, const char*& row, int& rows) const {
-    const Place at = place(item);
-    row = weight + (static_cast<int64_t>(ids[at.slot]) * n + at.column) * row_bytes;
-    rows = min(kDecodeRows, n - at.column);
-  }
-};
-
 namespace {
 
-template <class T, int PER>
-__global__ void __launch_bounds__(kDecodeThreads, 2) decode_output_kernel(const __grid_constant__ DecodeParams p) {
+template <class T>
+__global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
+    decode_output_kernel(const __grid_constant__ DecodeParams p) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  extern __shared__ __align__(128) unsigned char shared[];
-  const int k = p.second.k, n = p.second.n, top_k = p.route.desc.top_k, row_bytes = k * static_cast<int>(sizeof(T));
-  // All blocks of decode_hidden have passed their wait, so the step and its logits are settled: the route, and with it
-  // the first weights, need not wait for the end of that kernel.
-  init_rings(shared);
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ float weights[kDecodeSlots];
+  const int k = p.second.k, n = p.second.n, top_k = p.route.desc.top_k;
+  const int warp = static_cast<int>(threadIdx.x) >> 5, lane = static_cast<int>(threadIdx.x) & 31;
+  // The step, its logits and, where decode_hidden waited first, route's ids are settled.
   const DecodeStep step(p);
-  p.ranked ? rank_experts(p, step, shared) : route_tokens<PER>(p, step, shared);
+  find_experts(p, step, shared);
   __syncthreads();
 
-  const auto* const ids = reinterpret_cast<const int*>(shared + DecodeShared::kIds);
-  auto* const weights = reinterpret_cast<float*>(shared + DecodeShared::kWeights);
-  const int groups = decode_items(n), warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-  const int64_t units = static_cast<int64_t>(step.tokens) * groups;
-  const int begin = static_cast<int>(units * blockIdx.x / gridDim.x);
-  const int end = static_cast<int>(units * (blockIdx.x + 1) / gridDim.x);
-  const OutputItems items{warp,     kDecodeWarps, (end - begin) * top_k,
-                          begin,    groups,       top_k,
-                          n,        ids,          static_cast<const char*>(p.second.weight),
-                          row_bytes};
-  WeightRing<OutputItems> ring(items, shared, row_bytes);
-
-  wait_for_previous();
-  release_next();
-  if (static_cast<int>(threadIdx.x) < step.tokens * top_k)  // read behind the barriers below
-    weights[threadIdx.x] = __ldcg(p.route.weights + threadIdx.x);
-  const T* inputs = static_cast<const T*>(p.hidden);
-  if (p.shared.input != 0) {
-    stage_rows(p.hidden, step.tokens * top_k * row_bytes, shared + p.shared.input);
-    inputs = reinterpret_cast<const T*>(shared + p.shared.input);
-    __syncthreads();
-  }
-
-  auto* const results = reinterpret_cast<float*>(shared + p.shared.results);  // [units][top_k][columns]
-  int item = items.first;
+  const auto* const ids = reinterpret_cast<const int*>(shared);
+  auto* const results = reinterpret_cast<float*>(shared + p.input);  // [units][top_k][columns]
+  const int groups = decode_items(n), begin = static_cast<int>(blockIdx.x) * p.units;
+  const int units = max(0, min(p.units, step.tokens * groups - begin)), items = units * top_k;
+  const auto wait = [&] {
+    wait_for_previous();
+    release_next();
+    if (static_cast<int>(threadIdx.x) < step.tokens * top_k)
+      weights[threadIdx.x] = __ldcg(p.route.weights + threadIdx.x);
+  };
 #pragma unroll 1
-  for (int from = begin; from < end; from += kDecodeUnits) {
-    const int to = min(from + kDecodeUnits, end), base = (from - begin) * top_k;
-#pragma unroll 1
-    for (; item < (to - begin) * top_k; item += items.stride) {
-      const OutputItems::Place at = items.place(item);
-      const int column = at.column + lane;  // lane r ends the sum of row r
-      const bool ends = lane < kDecodeRows && column < n;
-      float bias[1] = {0.f};
-      if (p.second.bias && ends) bias[0] = __ldg(p.second.bias + static_cast<int64_t>(ids[at.slot]) * n + column);
-      float v[kDecodeRows] = {};
-      ring.sum(inputs + static_cast<int64_t>(at.slot) * k, v);
-      float own[1] = {0.f};
+  for (int item = warp; item < items; item += kDecodeWarps) {
+    const int unit = begin + item / top_k, token = unit / groups, column = (unit - token * groups) * kDecodeRows;
+    const int slot = token * top_k + item % top_k, expert = ids[slot];
+    WeightRows<T, kDecodeRows, kDecodeAhead> rows(
+        static_cast<const T*>(p.second.weight) + (static_cast<int64_t>(expert) * n + column) * k,
+        min(kDecodeRows, n - column) - 1, k);
+    if (item == warp) wait();                                   // behind its first weights
+    const bool ends = lane < kDecodeRows && column + lane < n;  // lane r ends the sum of row r
+    float bias[1] = {0.f}, v[kDecodeRows] = {}, own[1] = {0.f};
+    if (p.second.bias && ends) bias[0] = __ldg(p.second.bias + static_cast<int64_t>(expert) * n + column + lane);
+    rows.sum(static_cast<const T*>(p.hidden) + static_cast<int64_t>(slot) * k, v);
 #pragma unroll
-      for (int r = 0; r < kDecodeRows; ++r) {
-        v[r] = warp_sum(v[r]);
-        if (lane == r) own[0] = v[r];
-      }
-      finish_sums(1.f, p.second.bias != nullptr, bias, Epilogue::kIdentity, 0.f, 0.f, own);
-      if (ends) results[(item - base) * kDecodeRows + lane] = to_float(from_float<T>(own[0]));
+    for (int r = 0; r < kDecodeRows; ++r) {
+      v[r] = warp_sum(v[r]);
+      if (lane == r) own[0] = v[r];
     }
-    __syncthreads();
-    if (static_cast<int>(threadIdx.x) < (to - from) * kDecodeRows) {
-      const int unit = from + static_cast<int>(threadIdx.x) / kDecodeRows, token = unit / groups;
-      const int local = static_cast<int>(threadIdx.x) % kDecodeRows;
-      const int column = (unit - token * groups) * kDecodeRows + local;
-      if (column < n) {
-        const float* const sums = results + (unit - from) * top_k * kDecodeRows + local;
-        float acc = 0.f;
+    finish_sums(1.f, p.second.bias != nullptr, bias, Epilogue::kIdentity, 0.f, 0.f, own);
+    if (ends) results[item * kDecodeRows + lane] = to_float(from_float<T>(own[0]));
+  }
+  if (warp >= items) wait();
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < units * kDecodeRows; i += kDecodeThreads) {
+    const int local = i / kDecodeRows, unit = begin + local, token = unit / groups;
+    const int column = (unit - token * groups) * kDecodeRows + i % kDecodeRows;
+    if (column >= n) continue;
+    const float* const sums = results + local * top_k * kDecodeRows + i % kDecodeRows;
+    float acc = 0.f;
 #pragma unroll 4
-        for (int j = 0; j < top_k; ++j)
-          acc = fmaf(p.scale_input ? 1.f : weights[token * top_k + j], sums[j * kDecodeRows], acc);
-        static_cast<T*>(step.out)[static_cast<int64_t>(token) * n + column] = from_float<T>(acc);
-      }
-    }
-    if (to < end) __syncthreads();  // the next units' sums overwrite these
+    for (int j = 0; j < top_k; ++j)
+      acc = fmaf(p.scale_input ? 1.f : weights[token * top_k + j], sums[j * kDecodeRows], acc);
+    static_cast<T*>(step.out)[static_cast<int64_t>(token) * n + column] = from_float<T>(acc);
   }
 #endif
 }
 
 }  // namespace
 
-void launch_decode_output(DType dtype, const DecodeParams& params, const Target& target, bool queue) {
-  const int64_t units = params.route.tokens * decode_items(params.second.n);
+void launch_decode_output(DType dtype, DecodeParams p, const Target& target, bool queue) {
+  const int top_k = p.route.desc.top_k;
+  const int64_t units = p.route.tokens * decode_items(p.second.n);
+  // An item for every warp, unless there are so few that they had better spread over all SMs.
+  const int64_t spread = units / std::max(1, 2 * target.width);
+  p.units = static_cast<int>(std::clamp<int64_t>(spread, 1, std::max(1, kDecodeWarps / top_k)));
+  p.input = p.keys + static_cast<int>(4 * p.route.tokens) * decode_keys(p.route.desc.experts);
+  const size_t shared =
+      static_cast<size_t>(p.input) + sizeof(float) * static_cast<size_t>(p.units * top_k * kDecodeRows);
   with_type(dtype, [&](auto zero) {
-    with_decode_experts(params.route.desc.experts, [&](auto per) {
-      const auto kernel = &decode_output_kernel<decltype(zero), decltype(per)::value>;
-      static KernelFacts facts;
-      facts.blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device, kDecodeThreads,
-                                      kOutputSharedBytes, true);
-      if (!queue) return;
-      const auto grid = static_cast<unsigned>(std::min<int64_t>(units, std::max(1, target.width)));
-      launch("decode_output", kernel, grid, kDecodeThreads, static_cast<size_t>(params.shared.bytes), target.device,
-             target.stream, params);
-    });
+    static KernelFacts facts;
+    const auto kernel = &decode_output_kernel<decltype(zero)>;
+    if (queue)
+      launch("decode_output", kernel, grid_for(units, p.units), kDecodeThreads, shared, target.device, target.stream,
+             p);
+    else
+      facts.blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device, kDecodeThreads, shared);
   });
 }
 

@@ -5,7 +5,7 @@
 
 namespace nexus::cuda {
 
-/// Where NEXUS_DECODE or set_decode_path() says 'fused'; not by default. Throws kInvalidArgument for another value of
+/// Unless NEXUS_DECODE or set_decode_path() says 'chain'. Throws kInvalidArgument for another value of
 /// NEXUS_DECODE than chain or fused.
 bool decode_path();
 /// For tests and comparisons: 'chain' or 'fused' for every later step, '' for the environment's choice; same error.

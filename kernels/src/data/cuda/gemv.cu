@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "data/cuda/decode_rows.cuh"
 #include "data/cuda/gemv.h"
 #include "data/cuda/gemv_sum.cuh"
 #include "data/cuda/grouped_tile.cuh"
@@ -24,17 +25,6 @@ namespace nexus::cuda {
 namespace {
 
 constexpr int kColumns = 8, kThreads = 64, kWarps = kThreads / 32;
-
-/// Weights are read once: they need not stay in L1.
-template <class T, int N>
-__device__ __forceinline__ Pack<T, N> load_stream(const T* p) {
-  static_assert(sizeof(Pack<T, N>) == 16);
-  uint4 word;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
-               : "l"(p));
-  return *reinterpret_cast<Pack<T, N>*>(&word);
-}
 
 /// The expert of sorted row `row`, by the whole warp; -1 past the last row. Offsets come past L1: another kernel wrote
 /// them.

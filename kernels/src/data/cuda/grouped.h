@@ -71,7 +71,8 @@ struct Variant {
 
 /// All that a choice without a table may depend on: dtype, shape, alignment, rows, and what a block of this
 /// architecture may hold; never how many SMs there are. `aligned`: rows of input and weight start at multiples of 16
-/// bytes. `hopper`: the kernels of compute capability 9.0a may be used (arch.h); they do not write float32.
+/// bytes. `hopper`: the kernels of compute capability 9.0a may be used (arch.h); they do not write float32. `gated`: n
+/// columns in, n/2 out.
 struct Problem {
   DType dtype;
   int64_t k, n;
@@ -80,7 +81,10 @@ struct Problem {
   bool aligned;
   size_t shared_limit;
   bool hopper;
+  bool gated = false;
 };
+/// With aligned memory, as a layer's is.
+Problem problem_of(const GroupedLinearDesc& desc, int64_t rows, int device);
 /// The heuristic; with `only`, among the variants of one order, of which there must be one (invariant_order()).
 const Variant& choose(const Problem& problem, const SumOrder* only = nullptr);
 /// The override, else the table's first candidate, else the heuristic.

@@ -6,8 +6,6 @@
 #include "data/cuda/gemv.h"
 #include "data/cuda/grouped.h"
 #include "data/cuda/hopper.h"
-#include "data/cuda/hopper_mlp.h"
-#include "data/cuda/mlp_path.h"
 #include "exec/cuda_device.h"
 
 namespace nexus::cuda {
@@ -15,7 +13,8 @@ namespace {
 
 bool rows_aligned(DType dtype, int64_t k) { return k * static_cast<int64_t>(size_of(dtype)) % 16 == 0; }
 
-/// With aligned memory, as a layer's is.
+}  // namespace
+
 Problem problem_of(const GroupedLinearDesc& desc, int64_t rows, int device) {
   return {desc.dtype,
           desc.k,
@@ -24,38 +23,9 @@ Problem problem_of(const GroupedLinearDesc& desc, int64_t rows, int device) {
           rows,
           rows_aligned(desc.dtype, desc.k),
           device_facts(device).shared_memory_limit,
-          hopper_path(device)};
+          hopper_path(device),
+          is_gated(desc.epilogue)};
 }
-
-/// What runs, and what it gets.
-struct Prepared {
-  const Variant* variant;
-  GroupedParams params;
-};
-Prepared prepare(const GroupedLinearDesc& desc, const GroupedLinearArgs& args, const Target& to) {
-  const bool gated = is_gated(desc.epilogue);
-  // The x of a step is known on the device only; whoever writes the block answers for its alignment (step.h).
-  const StepBlock* const step = args.step_input ? args.step : nullptr;
-  Problem problem = problem_of(desc, args.choice_rows > 0 ? args.choice_rows : args.max_rows, to.device);
-  const bool aligned = (step || aligned16(args.input)) && aligned16(args.weight);
-  if (args.choice.batch_invariant && problem.aligned && !aligned)
-    throw_invalid("input, weight: expected memory aligned to 16 bytes with batch-invariant sums");
-  problem.aligned = problem.aligned && aligned;
-  const Variant& chosen = choose(problem, variant_key(desc), args.choice);
-  GroupedParams p{};
-  p.step = step, p.lanes = args.lanes;
-  p.input = args.input, p.weight = args.weight, p.bias = args.bias, p.output = args.output;
-  p.offsets = args.offsets, p.order = args.order, p.row_scale = args.row_scale;
-  p.k = desc.k, p.n = desc.n, p.max_rows = args.max_rows;
-  p.experts = desc.experts, p.rows_per_input = args.rows_per_input;
-  p.epilogue = static_cast<int>(desc.epilogue), p.limit = desc.params.limit, p.alpha = desc.params.alpha;
-  p.gather = args.gather && args.order, p.scatter = args.scatter && args.order, p.gated = gated;
-  p.settled = args.settled, p.copy_rows = p.gather || p.step;
-  p.vector_store = desc.n % 8 == 0 && aligned16(args.output);
-  return {to.share_sm ? &share_sm(chosen) : &chosen, p};
-}
-
-}  // namespace
 
 unsigned plan_grid(const Variant& variant, GroupedParams& params) {
   if (params.k > 0x7fffff00 || params.n > 0x7fffff00)
@@ -71,32 +41,37 @@ unsigned plan_grid(const Variant& variant, GroupedParams& params) {
 void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args) {
   if (args.max_rows == 0) return;
   const Target to = target(stream);
-  const auto [chosen, p] = prepare(desc, args, to);
-  const Variant& variant = *chosen;
+  // The x of a step is known on the device only; whoever writes the block answers for its alignment (step.h).
+  const StepBlock* const step = args.step_input ? args.step : nullptr;
+  Problem problem = problem_of(desc, args.choice_rows > 0 ? args.choice_rows : args.max_rows, to.device);
+  const bool aligned = (step || aligned16(args.input)) && aligned16(args.weight);
+  if (args.choice.batch_invariant && problem.aligned && !aligned)
+    throw_invalid("input, weight: expected memory aligned to 16 bytes with batch-invariant sums");
+  problem.aligned = problem.aligned && aligned;
+  const Variant& chosen = choose(problem, variant_key(desc), args.choice);
+  const Variant& variant = to.share_sm ? share_sm(chosen) : chosen;
+  GroupedParams p{};
+  p.step = step, p.lanes = args.lanes;
+  p.input = args.input, p.weight = args.weight, p.bias = args.bias, p.output = args.output;
+  p.offsets = args.offsets, p.order = args.order, p.row_scale = args.row_scale;
+  p.k = desc.k, p.n = desc.n, p.max_rows = args.max_rows;
+  p.experts = desc.experts, p.rows_per_input = args.rows_per_input;
+  p.epilogue = static_cast<int>(desc.epilogue), p.limit = desc.params.limit, p.alpha = desc.params.alpha;
+  p.gather = args.gather && args.order, p.scatter = args.scatter && args.order, p.gated = problem.gated;
+  p.settled = args.settled, p.copy_rows = p.gather || p.step;
+  p.vector_store = desc.n % 8 == 0 && aligned16(args.output);
   if (variant.kernel == Kernel::kGemv) return launch_gemv(desc.dtype, p, to);
+  if (variant.kernel == Kernel::kWgmma) return launch_wgmma(variant, desc.dtype, p, to);
   switch (desc.dtype) {
     case DType::kBF16:
-      if (variant.kernel == Kernel::kWgmma) return launch_wgmma_bf16(variant, p, to);
       return launch_mma_bf16(variant, p, to);
     case DType::kF16:
-      if (variant.kernel == Kernel::kWgmma) return launch_wgmma_f16(variant, p, to);
       return launch_mma_f16(variant, p, to);
     case DType::kF32:
       return launch_simt_f32(variant, p, to);
     default:
       throw_invalid(std::string("dtype: got ") + name_of(desc.dtype) + ", expected f32, bf16 or f16");
   }
-}
-
-size_t mlp_sync_bytes(const MlpDesc& desc) { return mlp_layers(desc.kind) == 2 ? mlp_sync_bytes(desc.experts) : 0; }
-
-bool grouped_pair(Stream& stream, const GroupedLinearDesc& first, const GroupedLinearArgs& first_args,
-                  const GroupedLinearDesc& second, const GroupedLinearArgs& second_args, void* sync) {
-  if (!mlp_path() || first_args.max_rows == 0) return false;
-  const Target to = target(stream);
-  const Prepared one = prepare(first, first_args, to), two = prepare(second, second_args, to);
-  return launch_wgmma_mlp(first.dtype, *one.variant, *two.variant, one.params, two.params, static_cast<int32_t*>(sync),
-                          to);
 }
 
 std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows, bool shared,

@@ -11,26 +11,40 @@
 
 namespace nexus::cuda {
 
-/// Rows and columns of a block's tile, and stages: what hopper_launch.cuh instantiates, once for blocks on their own
-/// and once for clusters of two that share weights.
-constexpr int kWgmmaRows = 160, kWgmmaColumns = 256, kWgmmaStages = 4;
+/// Rows of a block's tile, of 256 columns, and stages: what hopper_shapes.cuh makes shapes of, once for blocks on their
+/// own and once for clusters of two that share weights.
+constexpr int kWgmmaRows = 160, kWgmmaStages = 4;
 extern const Variant kWgmma, kWgmmaPair;
 /// For few rows an expert, where weights are all that matters: 160 KiB of them in flight on an SM, across tiles, so
 /// that a third of the chip reads as fast as all of it. Same order of sums, so the same bits as kWgmma.
 constexpr int kWgmmaFewRows = 64, kWgmmaFewStages = 5;
 extern const Variant kWgmmaFew;
-/// The same on an SM that is shared: of its 228 KiB and 65536 registers, 92 KiB and 19456 are left. That is two blocks
+/// The first two, but finished rows leave through shared memory, in whole lines: faster where k is short or rows an
+/// expert are up to 160, slower than direct stores where a gated layer's are more. And for layers of few weights, 128
+/// columns instead of 256: twice the tiles, with 128 to 192 KiB of weights in flight. Without lanes: see plain_shape().
+constexpr int kWgmmaNarrowStages = 9, kWgmmaNarrowFewRows = 32, kWgmmaNarrowFewStages = 11;
+extern const Variant kWgmmaStaged, kWgmmaPairStaged, kWgmmaNarrow, kWgmmaNarrowFew;
+/// Beside a neighbour on the same SM: of its 228 KiB and 65536 registers, 92 KiB and 19456 are left. That is two blocks
 /// of the 16-row mma variant, or a block of any other kernel of a step of up to 8 tokens and 256 experts: a tile of 128
 /// rows would leave no room for a neighbour's router, and so hold up its whole step.
 constexpr int kWgmmaShareRows = 96, kWgmmaShareStages = 3;
 extern const Variant kWgmmaShare, kWgmmaSharePair;
+
+/// What stands in for a shape without lanes in a launch that has them, or neighbours on its SMs: the same bits. Any
+/// other variant is its own.
+const Variant& plain_shape(const Variant& variant);
 
 /// A matrix [rows, k] of 16-bit elements in boxes of box_rows × 64 elements, 128-byte swizzle, zeros outside.
 CUtensorMap swizzled_map(DType dtype, const void* matrix, int64_t rows, int64_t k, int box_rows);
 
 /// True where the current device's loaded code of the wgmma kernels is that for 9.0a.
 bool wgmma_loaded();
+void launch_wgmma(const Variant& variant, DType dtype, const GroupedParams& params, const Target& target);
+
+// Its parts, in the files that compile their kernels: by dtype, and by whether there are any for lanes.
 void launch_wgmma_bf16(const Variant& variant, const GroupedParams& params, const Target& target);
 void launch_wgmma_f16(const Variant& variant, const GroupedParams& params, const Target& target);
+void launch_wgmma_without_lanes_bf16(const Variant& variant, const GroupedParams& params, const Target& target);
+void launch_wgmma_without_lanes_f16(const Variant& variant, const GroupedParams& params, const Target& target);
 
 }  // namespace nexus::cuda

@@ -1,4 +1,5 @@
-// The wgmma grouped linear layer for bf16; one dtype per file so that they compile in parallel.
+// The wgmma grouped linear layer for bf16, in the shapes whose kernels have lanes, and what variants all shapes are.
+// One dtype per file so that they compile in parallel.
 #include "data/cuda/hopper_launch.cuh"
 
 namespace nexus::cuda {
@@ -10,22 +11,27 @@ constexpr Variant variant(const char* name, bool share_sm = false) {
   return {name,  Kernel::kWgmma, SumOrder::kWgmma64, S::ROWS * S::CLUSTER, S::COLUMNS,
           S::BK, S::STAGES,      S::THREADS / 32,    S::SHARED_BYTES,      share_sm};
 }
+using T = __nv_bfloat16;
 
 }  // namespace
 
-const Variant kWgmma = variant<hopper::Chosen<__nv_bfloat16, 1>>("wgmma_256x160x64_s4");
-const Variant kWgmmaPair = variant<hopper::Chosen<__nv_bfloat16, 2>>("wgmma_256x320x64_s4_pair");
-const Variant kWgmmaFew = variant<hopper::Few<__nv_bfloat16>>("wgmma_256x64x64_s5");
-const Variant kWgmmaShare = variant<hopper::Sharing<__nv_bfloat16, 1>>("wgmma_256x96x64_s3", true);
-const Variant kWgmmaSharePair = variant<hopper::Sharing<__nv_bfloat16, 2>>("wgmma_256x192x64_s3_pair", true);
+const Variant kWgmma = variant<hopper::Chosen<T, 1>>("wgmma_256x160x64_s4");
+const Variant kWgmmaPair = variant<hopper::Chosen<T, 2>>("wgmma_256x320x64_s4_pair");
+const Variant kWgmmaFew = variant<hopper::Few<T>>("wgmma_256x64x64_s5");
+const Variant kWgmmaStaged = variant<hopper::ChosenStaged<T, 1>>("wgmma_256x160x64_s4_staged");
+const Variant kWgmmaPairStaged = variant<hopper::ChosenStaged<T, 2>>("wgmma_256x320x64_s4_pair_staged");
+const Variant kWgmmaNarrow = variant<hopper::Narrow<T>>("wgmma_128x64x64_s9");
+const Variant kWgmmaNarrowFew = variant<hopper::NarrowFew<T>>("wgmma_128x32x64_s11");
+const Variant kWgmmaShare = variant<hopper::Sharing<T, 1>>("wgmma_256x96x64_s3", true);
+const Variant kWgmmaSharePair = variant<hopper::Sharing<T, 2>>("wgmma_256x192x64_s3_pair", true);
 
 void launch_wgmma_bf16(const Variant& variant, const GroupedParams& params, const Target& target) {
-  hopper::launch<__nv_bfloat16>(variant, params, DType::kBF16, target);
+  hopper::launch_plain<T>(variant, params, DType::kBF16, target);
 }
 
 bool wgmma_loaded() {
   cudaFuncAttributes attributes{};
-  const auto kernel = &hopper::grouped_wgmma_kernel<hopper::Chosen<__nv_bfloat16, 2>, false>;
+  const auto kernel = &hopper::grouped_wgmma_kernel<hopper::Chosen<T, 2>, false>;
   check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)), "cudaFuncGetAttributes");
   return attributes.ptxVersion >= 90;  // 80: compiled by the driver from the PTX of 8.0, where the kernel is empty
 }

@@ -76,4 +76,18 @@ CUtensorMap swizzled_map(DType dtype, const void* matrix, int64_t rows, int64_t 
   return map;
 }
 
+const Variant& plain_shape(const Variant& variant) {
+  if (&variant == &kWgmmaNarrow || &variant == &kWgmmaNarrowFew) return kWgmmaFew;
+  if (&variant == &kWgmmaStaged) return kWgmma;
+  if (&variant == &kWgmmaPairStaged) return kWgmmaPair;
+  return variant;
+}
+
+void launch_wgmma(const Variant& chosen, DType dtype, const GroupedParams& params, const Target& target) {
+  const Variant& plain = plain_shape(chosen);
+  const bool lanes = &plain == &chosen || with_lanes(params), bf16 = dtype == DType::kBF16;
+  if (lanes) return (bf16 ? launch_wgmma_bf16 : launch_wgmma_f16)(plain, params, target);
+  (bf16 ? launch_wgmma_without_lanes_bf16 : launch_wgmma_without_lanes_f16)(chosen, params, target);
+}
+
 }  // namespace nexus::cuda

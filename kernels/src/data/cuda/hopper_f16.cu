@@ -1,10 +1,10 @@
-// The wgmma grouped linear layer for f16.
+// The wgmma grouped linear layer for f16, in the shapes whose kernels have lanes.
 #include "data/cuda/hopper_launch.cuh"
 
 namespace nexus::cuda {
 
 void launch_wgmma_f16(const Variant& variant, const GroupedParams& params, const Target& target) {
-  hopper::launch<__half>(variant, params, DType::kF16, target);
+  hopper::launch_plain<__half>(variant, params, DType::kF16, target);
 }
 
 }  // namespace nexus::cuda

@@ -4,16 +4,16 @@
 //   x [*, k], W [experts, n, k], out [rows, n or n/2]; k a multiple of 8, pointers 16-byte aligned
 //   2·rows·n·k flop; bytes as in grouped_mma.cuh.
 //
-// The operands are swapped: weights fill wgmma's M (256 columns of the layer per block), token rows its N, which may be
-// any multiple of 8 up to ROWS. So an expert with 272 rows costs 272 rows of products, where M = 64 or 128 for tokens
-// would cost 320 or 384, and one kernel serves few and many rows per expert.
+// The operands are swapped: weights fill wgmma's M (256 columns of the layer per block, or 128), token rows its N,
+// which may be any multiple of 8 up to ROWS. So an expert with 272 rows costs 272 rows of products, where M = 64 or 128
+// for tokens would cost 320 or 384, and one kernel serves few and many rows per expert.
 //
 // With CLUSTER = 2, two blocks share a tile of weights: each loads half of it by TMA and multicasts it to both, which
 // halves what L2 must deliver of them; each multiplies it with its own half of the expert's rows. It pays where L2 is
 // the limit; where HBM is, blocks on their own read faster. Inside a block, one producer warpgroup fills STAGES buffers
 // (weights by TMA; token rows by TMA where they lie in order and where the host knows it, else by 16-byte cp.async into
-// the same 128-byte swizzle; all complete on one mbarrier), two consumer warpgroups own 128 columns each. The grid is
-// persistent: the producer runs ahead into the next tile while the consumers finish this one.
+// the same 128-byte swizzle; all complete on one mbarrier), two consumer warpgroups own half of the columns each. The
+// grid is persistent: the producer runs ahead into the next tile while the consumers finish this one.
 //
 // Both ways put the same bytes of a tile's rows into the same places, and a row's sum is made of that row and the
 // weights only, in the same order of k: the results do not tell them apart. (They differ in the rows that pad a tile,
@@ -36,19 +36,17 @@ struct Shape {
   static constexpr int ROWS = ROWS_, STAGES = STAGES_, CLUSTER = CLUSTER_;
   static constexpr int REGISTERS = REGISTERS_, PRODUCER = PRODUCER_, CONSUMER = CONSUMER_;
   static constexpr int BLOCKS = O::BLOCKS;
-  static constexpr bool STAGED = O::STAGED, AHEAD = O::AHEAD, TURNS = O::TURNS, MIXED = O::MIXED;
-  static constexpr bool LEAN = O::LEAN;
+  static constexpr bool STAGED = O::STAGED, LEAN = O::LEAN;
   static constexpr int GROUP_COLUMNS = 64 * BLOCKS;  // of a consumer warpgroup
-  static constexpr int COLUMNS = TURNS ? GROUP_COLUMNS : 2 * GROUP_COLUMNS;
+  static constexpr int COLUMNS = 2 * GROUP_COLUMNS;
   static constexpr int BK = 64;  // 64 elements: one 128-byte row of the swizzle
-  static constexpr int THREADS = 384, PRODUCERS = 128;
-  static constexpr int CONSUMER_WARPS = TURNS ? 4 : 8;  // that use a stage
-  static constexpr int BOX_COLUMNS = COLUMNS / CLUSTER < 128 ? COLUMNS / CLUSTER : 128;
+  static constexpr int THREADS = 384, PRODUCERS = 128, CONSUMER_WARPS = 8;
+  static constexpr int BOX_COLUMNS = 128;
   static constexpr int BOX_BYTES = BOX_COLUMNS * BK * 2, BOXES = COLUMNS / CLUSTER / BOX_COLUMNS;  // of each block
-  static constexpr int GROUP_BYTES = TURNS ? 0 : GROUP_COLUMNS * BK * 2;  // from one's weights to the other's
+  static constexpr int GROUP_BYTES = GROUP_COLUMNS * BK * 2;  // from one's weights to the other's
   static constexpr int WEIGHT_BYTES = COLUMNS * BK * 2, STAGE_BYTES = WEIGHT_BYTES + ROWS * BK * 2;
   static constexpr int PASSES = ROWS / 16;  // token rows that one producer thread copies
-  static constexpr int BOX_ROWS = ROWS < 32 ? ROWS : 32, ROW_BOX_BYTES = BOX_ROWS * BK * 2;
+  static constexpr int BOX_ROWS = 32, ROW_BOX_BYTES = BOX_ROWS * BK * 2;
   static constexpr int RING = STAGES < 8 ? 8 : 16;  // tiles between producer and consumers: more than STAGES
   static constexpr int ACC = ROWS / 2;              // accumulators per thread and 64 columns
   // More than there are, and consumers would wait for them for ever.
@@ -59,15 +57,11 @@ struct Shape {
   static_assert(BLOCKS == 2 || !STAGED);
   static_assert(BOXES * BOX_COLUMNS * CLUSTER == COLUMNS && (CLUSTER == 1 || BOXES == 1));
 
-  struct Common {
+  struct Control {
     uint64_t full[STAGES], empty[STAGES];
     Tile ring[RING];
     OutputRows<ROWS, !STAGED> rows[2];  // of each consumer warpgroup
   };
-  struct InTurns : Common {
-    int done[2];  // for each consumer: there are no more tiles, said by the other
-  };
-  using Control = std::conditional_t<TURNS, InTurns, Common>;
   // Offsets from the first buffer, so that one register addresses all of it.
   static constexpr uint32_t FULL = STAGES * STAGE_BYTES, EMPTY = FULL + STAGES * 8;
   static constexpr uint32_t STAGING = (FULL + static_cast<uint32_t>(sizeof(Control)) + 15) & ~15u;
@@ -100,40 +94,6 @@ __device__ __forceinline__ uint32_t step_bytes(const GroupedParams& p, const Til
   return S::WEIGHT_BYTES + boxes * S::ROW_BOX_BYTES;
 }
 
-/// AHEAD, before the kernel before this one has ended. Where the offsets are older than it: the first tile's weights on
-/// their way to its first buffers; returns for how many. Else a guess of them to L2, as if all experts had equally many
-/// rows. One warp calls it.
-template <class S, bool LANES>
-__device__ __forceinline__ int look_ahead(const GroupedParams& p, const CUtensorMap& map, uint32_t buffers,
-                                          typename S::Control& control, int rank, int block, int steps) {
-  const int lane = threadIdx.x & 31;
-  const int first = min(steps, S::STAGES);
-  if (!p.settled) {
-    if (LANES || lane != 0 || p.offsets == nullptr) return 0;
-    const int rows = static_cast<int>(p.max_rows) / p.experts, span = S::ROWS * S::CLUSTER;
-    const GuessedTile guess = guess_tile(block, p.n_tiles, (rows + span - 1) / span);
-    if (guess.expert >= p.experts) return 0;
-    const int y = guess.expert * static_cast<int>(p.n) + guess.column_tile * S::COLUMNS + rank * S::BOX_COLUMNS;
-    for (int s = 0; s < first; ++s)
-#pragma unroll
-      for (int i = 0; i < S::BOXES; ++i) prefetch_box(&map, s * S::BK, y + i * S::BOX_COLUMNS);
-    return 0;
-  }
-  if (LANES || p.copy_rows) return 0;
-  Tile tile{};
-  if (!find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES, S::MIXED, true>(p, block, rank, tile, -1)) return 0;
-  if (lane == 0) {
-    control.ring[0] = tile;
-    const int y = tile.expert * static_cast<int>(p.n) + tile.column;
-    for (int s = 0; s < first; ++s) {
-      const uint32_t ready = buffers + S::FULL + s * 8;
-      arrive_expect(ready, step_bytes<S>(p, tile));
-      copy_weights<S>(map, buffers + s * S::STAGE_BYTES, ready, s, y, rank);
-    }
-  }
-  return first;
-}
-
 /// Fills the buffers for the tiles of this block, `block` of `blocks` where a pair counts as one.
 template <class S, bool LANES>
 __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMap& map, const CUtensorMap& row_map,
@@ -142,12 +102,6 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
   const int k = static_cast<int>(p.k), steps = (k + S::BK - 1) / S::BK;
   const int thread = threadIdx.x, chunk = thread % 8, copy_row = thread / 8;
   const uint32_t copy_at = S::WEIGHT_BYTES + copy_row * 128 + ((chunk ^ (copy_row & 7)) * 16);
-  int ahead = 0;  // steps whose weights are on their way already
-  if constexpr (S::AHEAD) {
-    if (thread < 32) ahead = look_ahead<S, LANES>(p, map, buffers, control, rank, block, steps);
-    wait_for_previous();
-    release_next();
-  }
   if (!p.copy_rows && thread >= 32) return;  // one thread issues all copies, its warp finds the tiles
   const char* input = static_cast<const char*>(input_of(p)) + chunk * 16;
   const int64_t pitch = p.k * 2;
@@ -158,7 +112,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
 #pragma unroll 1
   for (int index = walk.first;; index += walk.stride) {
     Tile tile{};
-    const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES, S::MIXED>(p, index, rank, tile, walk.lane);
+    const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, index, rank, tile, walk.lane);
     if (LANES && found && thread == 0) trace_tile(p, tile.expert);
     // A row past the tile's end is given a row that exists: its results are not stored. LEAN: in units of 16 bytes from
     // the first, half the registers (the launch has checked that they fit).
@@ -181,15 +135,13 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1);
       __syncwarp();  // only one lane may go on to issue copies: none of the others may miss a phase of the barrier
       // All buffers filled before this one's last round are consumed, so the ring's slot of RING tiles ago is free.
-      if (s == 0 && thread == 0 && !(S::AHEAD && ahead > 0)) control.ring[slot] = tile;
+      if (s == 0 && thread == 0) control.ring[slot] = tile;
       if (!found) {
         if (p.copy_rows) arrive(ready);
         if (thread == 0) arrive(ready);
         return;
       }
-      if (S::AHEAD && ahead > 0) {
-        --ahead;
-      } else if (thread == 0) {
+      if (thread == 0) {
         arrive_expect(ready, step_bytes<S>(p, tile));
         copy_weights<S>(map, buffer, ready, s, y, rank);
       }
@@ -220,10 +172,9 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
   }
 }
 
-/// issued(): all products are on their way, and all buffers seen full.
-template <class S, int N, class F>
+template <class S, int N>
 __device__ __forceinline__ void multiply(float (&acc)[S::BLOCKS][S::ACC], Cursor<S::STAGES>& at, int steps,
-                                         uint32_t buffers, int group, F&& issued) {
+                                         uint32_t buffers, int group) {
   using Mma = Wgmma<typename S::Element, N>;
   const int lane = threadIdx.x & 31;
   const auto release = [&](int stage) {
@@ -253,19 +204,18 @@ __device__ __forceinline__ void multiply(float (&acc)[S::BLOCKS][S::ACC], Cursor
     previous = at.stage;
     at.advance();
   }
-  issued();
   wgmma_wait<0>();
   release(previous);
 }
 
 /// multiply() over `rows` rows, a multiple of 8: wgmma's N is part of the instruction.
-template <class S, class F>
+template <class S>
 __device__ __forceinline__ void multiply_rows(int rows, float (&acc)[S::BLOCKS][S::ACC], Cursor<S::STAGES>& at,
-                                              int steps, uint32_t buffers, int group, F&& issued) {
+                                              int steps, uint32_t buffers, int group) {
   switch (rows) {
-#define NEXUS_CASE(N)                                                                   \
-  case N:                                                                               \
-    if constexpr (N <= S::ROWS) multiply<S, N>(acc, at, steps, buffers, group, issued); \
+#define NEXUS_CASE(N)                                                           \
+  case N:                                                                       \
+    if constexpr (N <= S::ROWS) multiply<S, N>(acc, at, steps, buffers, group); \
     break;
     NEXUS_CASE(8)
     NEXUS_CASE(16)
@@ -291,8 +241,6 @@ __device__ __forceinline__ void multiply_rows(int rows, float (&acc)[S::BLOCKS][
   }
 }
 
-constexpr int kTurn = 3;  // and 4: the named barriers by which the two consumers give one another the turn
-
 template <class S>
 __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers, typename S::Control& control) {
   using T = typename S::Element;
@@ -310,32 +258,13 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
   const Finish<T, S::BLOCKS> finish{p, map.output, scales()};
   Cursor<S::STAGES> at;
   int slot = 0;
-  if constexpr (S::TURNS) {
-    // The second warpgroup starts behind the first one's tile, and lets it go first.
-    if (group == 1) {
-      at.skip(steps), slot = 1;
-      named_barrier_arrive(kTurn, 256);
-    }
-  }
 #pragma unroll 1
   for (;;) {
-    // In turns: the other one has seen all buffers before this tile's full. So the parity that this one waits for is
-    // not that of an earlier round.
-    if constexpr (S::TURNS) {
-      named_barrier(kTurn + group, 256);
-      if (control.done[group]) return;
-    }
     wait(buffers + S::FULL + at.stage * 8, at.phase);  // the first buffer of a tile also publishes the tile
     Tile tile = control.ring[slot];
-    if (tile.padded == 0) {
-      if constexpr (S::TURNS) {
-        control.done[group ^ 1] = 1;
-        named_barrier_arrive(kTurn + (group ^ 1), 256);
-      }
-      return;
-    }
+    if (tile.padded == 0) return;
     [[maybe_unused]] const int mine = slot;
-    slot = (slot + (S::TURNS ? 2 : 1)) % S::RING;
+    slot = (slot + 1) % S::RING;
     // Asked for now, needed after the products.
     int slots[(S::ROWS + 127) / 128];
 #pragma unroll
@@ -348,10 +277,7 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
     for (int i = 0; i < S::ACC; ++i)
 #pragma unroll
       for (int h = 0; h < S::BLOCKS; ++h) acc[h][i] = 0.f;
-    const auto issued = [&] {
-      if constexpr (S::TURNS) named_barrier_arrive(kTurn + (group ^ 1), 256);
-    };
-    multiply_rows<S>(tile.padded, acc, at, steps, buffers, group, issued);
+    multiply_rows<S>(tile.padded, acc, at, steps, buffers, group);
     if constexpr (S::STAGED) tile = control.ring[mine];  // read again, rather than kept in registers: it is still there
     named_barrier(1 + group, 128);                       // the map's last readers are done
 #pragma unroll
@@ -363,7 +289,7 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
       }
     }
     named_barrier(1 + group, 128);
-    const int column = tile.column + (S::TURNS ? 0 : group * S::GROUP_COLUMNS);
+    const int column = tile.column + group * S::GROUP_COLUMNS;
     if constexpr (S::STAGED) {
       if (stages(p))
         finish_staged(finish, buffers + S::STAGING + group * (S::STAGING_BYTES / 2), 1 + group, tile, column, acc);
@@ -372,7 +298,6 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
     } else {
       finish(tile, column + thread / 32 * 16, acc);
     }
-    if constexpr (S::TURNS) at.skip(steps);  // over the other one's tile
   }
 }
 #endif
@@ -394,7 +319,6 @@ __global__ void __maxnreg__(S::REGISTERS)
       barrier_init(buffers + S::FULL + i * 8, p.copy_rows ? S::PRODUCERS + 1 : 1);
       barrier_init(buffers + S::EMPTY + i * 8, S::CONSUMER_WARPS * S::CLUSTER);
     }
-    if constexpr (S::TURNS) control.done[0] = control.done[1] = 0;
     barrier_init_fence();
   }
   if constexpr (S::CLUSTER > 1)
@@ -402,7 +326,7 @@ __global__ void __maxnreg__(S::REGISTERS)
   else
     __syncthreads();
   // Launched as a programmatic dependent: what is above overlapped with the kernel before.
-  if constexpr (!S::AHEAD) wait_for_previous();
+  wait_for_previous();
 
   // Each consumer thread holds ROWS accumulators, a producer thread hardly anything.
   if (threadIdx.x < S::PRODUCERS) {
@@ -410,10 +334,6 @@ __global__ void __maxnreg__(S::REGISTERS)
     produce<S, LANES>(p, map, row_map, buffers, control, rank, blockIdx.x / S::CLUSTER, gridDim.x / S::CLUSTER);
   } else {
     more_registers<S::CONSUMER>();
-    if constexpr (S::AHEAD) {
-      wait_for_previous();
-      release_next();
-    }
     consume<S>(p, buffers, control);
   }
   // No block may leave while the other still multicasts to it or arrives at its barriers.

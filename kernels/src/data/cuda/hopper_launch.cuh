@@ -1,20 +1,12 @@
-// The launch of hopper_grouped.cuh's kernel.
+// The launch of hopper_grouped.cuh's kernel, and which shape it has for a variant.
 #pragma once
 #include <algorithm>
 
 #include "data/cuda/check.h"
 #include "data/cuda/hopper.h"
-#include "data/cuda/hopper_grouped.cuh"
-#include "data/cuda/hopper_variants.h"
+#include "data/cuda/hopper_shapes.cuh"
 
 namespace nexus::cuda::hopper {
-
-template <class T, int CLUSTER>
-using Chosen = Shape<T, kWgmmaRows, kWgmmaStages, CLUSTER, 168, 64, 216>;
-template <class T>
-using Few = Shape<T, kWgmmaFewRows, kWgmmaFewStages, 1, 168, 64, 216>;
-template <class T, int CLUSTER>
-using Sharing = Shape<T, kWgmmaShareRows, kWgmmaShareStages, CLUSTER, 120, 72, 144>;
 
 /// LANES: there is a kernel for launches with lanes, too.
 template <class S, bool LANES = true>
@@ -56,27 +48,23 @@ void launch_shape(const Variant& variant, GroupedParams params, DType dtype, con
   check(cudaLaunchKernelEx(&config, kernel, static_cast<const GroupedParams>(params), map, row_map), variant.name);
 }
 
-using Launch = void(const Variant& variant, GroupedParams params, DType dtype, const Target& target);
-
+/// For a variant whose kernels have lanes.
 template <class T>
-void launch(const Variant& chosen, const GroupedParams& params, DType dtype, const Target& target) {
-  const Variant& variant = with_lanes(params) ? plain_shape(chosen) : chosen;
-  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    if (const size_t i = place_among(kWgmmaNarrow, variant); i < kWgmmaNarrowShapes)
-      return launch_narrow_bf16(i, params, target);
-    if (const size_t i = place_among(kWgmmaWide, variant); i < kWgmmaWideShapes)
-      return launch_wide_bf16(i, params, target);
-  }
-  if (variant.bm == kWgmmaRows)
-    launch_shape<Chosen<T, 1>>(variant, params, dtype, target);
-  else if (variant.bm == kWgmmaFewRows)
-    launch_shape<Few<T>>(variant, params, dtype, target);
-  else if (variant.bm == kWgmmaShareRows)
-    launch_shape<Sharing<T, 1>>(variant, params, dtype, target);
-  else if (variant.share_sm)
-    launch_shape<Sharing<T, 2>>(variant, params, dtype, target);
-  else
-    launch_shape<Chosen<T, 2>>(variant, params, dtype, target);
+void launch_plain(const Variant& variant, const GroupedParams& params, DType dtype, const Target& target) {
+  if (&variant == &kWgmma) return launch_shape<Chosen<T, 1>>(variant, params, dtype, target);
+  if (&variant == &kWgmmaPair) return launch_shape<Chosen<T, 2>>(variant, params, dtype, target);
+  if (&variant == &kWgmmaFew) return launch_shape<Few<T>>(variant, params, dtype, target);
+  if (&variant == &kWgmmaShare) return launch_shape<Sharing<T, 1>>(variant, params, dtype, target);
+  launch_shape<Sharing<T, 2>>(variant, params, dtype, target);
+}
+
+/// For one whose kernels have none.
+template <class T>
+void launch_without_lanes(const Variant& variant, const GroupedParams& params, DType dtype, const Target& target) {
+  if (&variant == &kWgmmaStaged) return launch_shape<ChosenStaged<T, 1>, false>(variant, params, dtype, target);
+  if (&variant == &kWgmmaPairStaged) return launch_shape<ChosenStaged<T, 2>, false>(variant, params, dtype, target);
+  if (&variant == &kWgmmaNarrow) return launch_shape<Narrow<T>, false>(variant, params, dtype, target);
+  launch_shape<NarrowFew<T>, false>(variant, params, dtype, target);
 }
 
 }  // namespace nexus::cuda::hopper

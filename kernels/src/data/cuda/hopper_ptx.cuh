@@ -74,10 +74,6 @@ __device__ __forceinline__ int thread_again() {
 __device__ __forceinline__ void named_barrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
-/// Counts as this thread's arrival at it, without waiting for the others.
-__device__ __forceinline__ void named_barrier_arrive(int id, int threads) {
-  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
 
 // ---- copies --------------------------------------------------------------------------------------------------------
 
@@ -92,10 +88,6 @@ __device__ __forceinline__ void copy_box(uint32_t target, const CUtensorMap* map
       "l"(map), "r"(x), "r"(y), "r"(barrier)
       : "memory");
 }
-/// The box to L2: where a copy that follows will find it.
-__device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int x, int y) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(x), "r"(y) : "memory");
-}
 /// The box to the same address in every block of `mask`; completes on the barrier of the same address in each.
 __device__ __forceinline__ void copy_box_multicast(uint32_t target, const CUtensorMap* map, int x, int y,
                                                    uint32_t barrier, uint16_t mask) {
@@ -104,12 +96,6 @@ __device__ __forceinline__ void copy_box_multicast(uint32_t target, const CUtens
       "[%1, {%2, %3}], [%4], %5;" ::"r"(target),
       "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(mask)
       : "memory");
-}
-/// The word, and what other blocks wrote before they released it.
-__device__ __forceinline__ int load_acquire(const int32_t* p) {
-  int v;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-  return v;
 }
 /// Orders this thread's earlier generic-proxy view of shared memory (cp.async landed) before async-proxy reads (wgmma).
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

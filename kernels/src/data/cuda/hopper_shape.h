@@ -8,19 +8,14 @@ namespace nexus::cuda::hopper {
 /// BLOCKS: 64-column blocks of weights that a consumer warpgroup multiplies, 1 or 2.
 /// STAGED: finished rows go through shared memory and leave as whole lines (hopper_staged.cuh). Pays where tiles have
 /// many rows and k is short: direct stores are 16 or 32 bytes a row.
-/// AHEAD: starts on weights before the kernel before it has ended, and lets the next one do the same.
-/// TURNS: the two consumer warpgroups take whole tiles in turns, so that one's epilogue is beside the other's products.
-/// MIXED: tiles of experts with several row tiles are spread evenly among those of the others (tile_mix.h).
-template <int BLOCKS_, bool STAGED_ = false, bool AHEAD_ = false, bool TURNS_ = false, bool MIXED_ = false>
+/// LEAN: the producer addresses rows in 32 bits, with half the registers.
+template <int BLOCKS_, bool STAGED_ = false, bool LEAN_ = true>
 struct Options {
   static constexpr int BLOCKS = BLOCKS_;
-  static constexpr bool STAGED = STAGED_, AHEAD = AHEAD_, TURNS = TURNS_, MIXED = MIXED_;
-  static constexpr bool LEAN = true;  // of the producer's registers
+  static constexpr bool STAGED = STAGED_, LEAN = LEAN_;
 };
-/// The shapes that were measured first.
-struct Plain : Options<2> {
-  static constexpr bool LEAN = false;
-};
+/// Of the shapes that have lanes, too.
+struct Plain : Options<2, false, false> {};
 
 /// The position in a ring of STAGES buffers: `phase` flips each time it wraps.
 template <int STAGES>
@@ -30,33 +25,9 @@ struct Cursor {
   constexpr void advance() {
     if (++stage == STAGES) stage = 0, phase ^= 1;
   }
-  /// As `steps` times advance().
-  constexpr void skip(int steps) {
-    const int to = stage + steps, wraps = to / STAGES;
-    stage = to - wraps * STAGES;
-    phase ^= static_cast<uint32_t>(wraps) & 1;
-  }
 };
 
-// ---- the tile a block most likely begins with
-// ------------------------------------------------------------------------
-
-struct GuessedTile {
-  int expert, column_tile;
-};
-/// Tile `index` of the order in tile_order.cuh, where every expert has `row_tiles` row tiles (at least 1).
-constexpr GuessedTile guess_tile(int index, int column_tiles, int row_tiles) {
-  constexpr int kGroup = 8;
-  const int tiles = row_tiles < 1 ? 1 : row_tiles;
-  const int64_t of_expert = static_cast<int64_t>(tiles) * column_tiles;
-  const auto expert = static_cast<int>(index / of_expert);
-  const auto local = static_cast<int>(index - expert * of_expert);
-  const int group = local / (kGroup * column_tiles), left = tiles - group * kGroup;
-  return {expert, (local - group * kGroup * column_tiles) / (left < kGroup ? left : kGroup)};
-}
-
-// ---- rows on their way out through shared memory
-// ---------------------------------------------------------------------
+// ---- rows on their way out through shared memory -------------------------------------------------------------------
 
 /// Rows that a warpgroup stages at a time, and its buffers of them: one is filled while the other may still be read.
 constexpr int kStagedRows = 16, kStagedBuffers = 2;

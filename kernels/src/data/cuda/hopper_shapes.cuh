@@ -1,20 +1,23 @@
-// From the tables of hopper_variants.h to kernels: for the files that compile them, one table each, so that they
-// compile in parallel.
+// The shapes of the Hopper kernel (hopper_grouped.cuh) for one dtype. Their names, and what they are for, are in
+// hopper.h; all have one order of sums, so a row's bits do not tell them apart.
 #pragma once
-#include "data/cuda/hopper_launch.cuh"
+#include "data/cuda/hopper.h"
+#include "data/cuda/hopper_grouped.cuh"
 
 namespace nexus::cuda::hopper {
 
-template <class S>
-constexpr Variant variant_of(const char* name) {
-  return {name,  Kernel::kWgmma, SumOrder::kWgmma64, S::ROWS * S::CLUSTER, S::COLUMNS,
-          S::BK, S::STAGES,      S::THREADS / 32,    S::SHARED_BYTES};
-}
+template <class T, int CLUSTER>
+using Chosen = Shape<T, kWgmmaRows, kWgmmaStages, CLUSTER, 168, 64, 216>;
+template <class T>
+using Few = Shape<T, kWgmmaFewRows, kWgmmaFewStages, 1, 168, 64, 216>;
+template <class T, int CLUSTER>
+using Sharing = Shape<T, kWgmmaShareRows, kWgmmaShareStages, CLUSTER, 120, 72, 144>;
+// Without lanes, for which each would cost another half megabyte of code.
+template <class T, int CLUSTER>
+using ChosenStaged = Shape<T, kWgmmaRows, kWgmmaStages, CLUSTER, 168, 64, 216, Options<2, true>>;
+template <class T>
+using Narrow = Shape<T, kWgmmaFewRows, kWgmmaNarrowStages, 1, 168, 64, 216, Options<1>>;
+template <class T>
+using NarrowFew = Shape<T, kWgmmaNarrowFewRows, kWgmmaNarrowFewStages, 1, 168, 64, 216, Options<1>>;
 
 }  // namespace nexus::cuda::hopper
-
-#define NEXUS_SHAPE(NAME, ROWS, STAGES, CLUSTER, PRODUCER, CONSUMER, ...)         \
-  ::nexus::cuda::hopper::Shape<T, ROWS, STAGES, CLUSTER, 168, PRODUCER, CONSUMER, \
-                               ::nexus::cuda::hopper::Options<__VA_ARGS__>>
-#define NEXUS_VARIANT(NAME, ...) ::nexus::cuda::hopper::variant_of<NEXUS_SHAPE(NAME, __VA_ARGS__)>(NAME),
-#define NEXUS_LAUNCHER(NAME, ...) &::nexus::cuda::hopper::launch_shape<NEXUS_SHAPE(NAME, __VA_ARGS__), false>,

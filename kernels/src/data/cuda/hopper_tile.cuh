@@ -20,11 +20,11 @@ struct Tile {
 };
 
 /// Tile `index` of a cluster of CLUSTER blocks with up to SPAN rows each, as block `rank` sees it. All lanes of a warp
-/// call it and get the same answer. False: no more tiles. LANES, only, MIXED, FRESH: see find_place.
-template <int SPAN, int CLUSTER, int COLUMNS, bool LANES, bool MIXED = false, bool FRESH = LANES>
+/// call it and get the same answer. False: no more tiles. LANES, only: see find_place.
+template <int SPAN, int CLUSTER, int COLUMNS, bool LANES>
 __device__ __forceinline__ bool find_tile(const GroupedParams& p, int index, int rank, Tile& tile, int only) {
   TilePlace place;
-  if (!find_place<SPAN * CLUSTER, LANES, MIXED, FRESH>(p, index, place, only)) return false;
+  if (!find_place<SPAN * CLUSTER, LANES>(p, index, place, only)) return false;
   const int share = place.row_tile * CLUSTER + rank;
   const int blocks = place.tiles * CLUSTER;
   const int padded = ((place.rows + blocks - 1) / blocks + 7) & ~7;

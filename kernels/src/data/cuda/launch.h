@@ -4,7 +4,8 @@
 //
 // The rule that keeps it safe: EVERY kernel launched through here calls wait_for_previous() in every thread before it
 // reads or writes anything that an earlier kernel touches, and release_next() only after that. So a kernel that has
-// passed its wait knows that all kernels before the previous one are complete, too.
+// passed its wait knows that all kernels before the previous one are complete, too. The decode kernels, which make more
+// of that, say in decode.h why they may.
 #pragma once
 #include <cuda_runtime.h>
 

@@ -17,7 +17,7 @@ namespace nexus::cuda {
 constexpr int kBlockTokens = 128;  // the most for one block
 /// Over how many tokens, and up to how many, a cluster is quicker than a block and than two launches: by fours, and
 /// with a warp per token. To be measured; predictions in docs/kernels/log.md.
-constexpr int kClusterFromQuad = 32, kClusterToQuad = 512;
+constexpr int kClusterFromQuad = 32, kClusterToQuad = 256;
 constexpr int kClusterFromWarp = 8, kClusterToWarp = 128;
 /// The grid's chunks, each a block's. Up to kWideExperts experts each block of the second launch adds up all chunks'
 /// histograms itself; with more, which would be too many bytes, a launch between the two does.
@@ -59,9 +59,13 @@ __device__ __forceinline__ void route_tokens(const RouteParams& p, const float* 
   int id;
   float weight;
   if constexpr (QUAD) {
-    for (int t = warp * kQuadTokens; t < tokens; t += warps * kQuadTokens) {
-      route_quad<4 * PER>(p, logits + static_cast<int64_t>(t) * p.desc.experts, min(tokens - t, kQuadTokens), id,
-                          weight);
+    const int step = warps * kQuadTokens;
+    const auto row = [&](int t) { return logits + static_cast<int64_t>(t) * p.desc.experts; };
+    const auto there = [&](int t) { return min(tokens - t, kQuadTokens); };
+    float l[4 * PER];
+    if (warp * kQuadTokens < tokens) load_quad(p.desc, row(warp * kQuadTokens), there(warp * kQuadTokens), l);
+    for (int t = warp * kQuadTokens; t < tokens; t += step) {
+      route_quad(p, row(t), there(t), row(t + step), there(t + step), l, id, weight);
       const int own = t + (lane >> 3), j = lane & 7;
       if (own < tokens && j < p.desc.top_k) emit(own, j, id, weight);
     }

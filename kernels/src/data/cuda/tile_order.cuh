@@ -3,7 +3,7 @@
 //
 // Order: expert by expert; within an expert in groups of up to 8 row tiles, all row tiles of a group before the next
 // column tile. So blocks that run at the same time share a weight tile (read from HBM once), and the group's input rows
-// stay in L2 while the weights stream by. MIXED: the same within each of two kinds of experts (tile_mix.h).
+// stay in L2 while the weights stream by.
 //
 // Offsets and slots come from the router, but also from a user's own routing: whatever they hold, no kernel leaves its
 // buffers. An offset is taken as if it were within the rows, a slot outside of them as a row that is not there.
@@ -11,7 +11,6 @@
 #include <cstdint>
 
 #include "data/cuda/grouped_lanes.cuh"
-#include "data/cuda/tile_mix.h"
 
 namespace nexus::cuda {
 
@@ -38,11 +37,10 @@ struct TilePlace {
 
 /// Tile `index`, where an expert with r rows has ceil(r / ROWS) row tiles. All lanes of a warp call it and get the same
 /// answer. False: there is no such tile. LANES: experts of other lanes than `only` have no tiles (only < 0: all have).
-/// FRESH: see offset_at.
-template <int ROWS, bool LANES = false, bool MIXED = false, bool FRESH = LANES>
+template <int ROWS, bool LANES = false>
 __device__ __forceinline__ bool find_place(const GroupedParams& p, int index, TilePlace& place, int only = -1) {
   constexpr int kGroup = 8;
-  int wanted = index / p.n_tiles;  // the how-maniest row tile
+  const int wanted = index / p.n_tiles;  // the how-maniest row tile
   int expert = 0, first_tile = 0, begin = 0, rows = 0;
   const auto rows_between = [&](int e, int from, int to) {
     if (LANES && only >= 0 && lane_of(p.lanes.table, e) != only) return 0;
@@ -56,43 +54,19 @@ __device__ __forceinline__ bool find_place(const GroupedParams& p, int index, Ti
     const int per_lane = (p.experts + 31) / 32;
     const int first = min(lane * per_lane, p.experts);
     const int last = min(first + per_lane, p.experts);
-    const int lane_begin = offset_at<FRESH>(p, first);
-    int tiles = 0, hot = 0, previous = lane_begin;
+    const int lane_begin = offset_at<LANES>(p, first);
+    int tiles = 0, previous = lane_begin;
 #pragma unroll 4
     for (int e = first; e < last; ++e) {
-      const int next = offset_at<FRESH>(p, e + 1);
-      const int count = (rows_between(e, previous, next) + ROWS - 1) / ROWS;
-      if (MIXED && count > 1)
-        hot += count;
-      else
-        tiles += count;
+      const int next = offset_at<LANES>(p, e + 1);
+      tiles += (rows_between(e, previous, next) + ROWS - 1) / ROWS;
       previous = next;
     }
     int through = tiles;
-    bool among_hot = false;
-    if constexpr (MIXED) {
-      const auto scan = [&](int v) {
 #pragma unroll
-        for (int d = 1; d < 32; d <<= 1) {
-          const int left = __shfl_up_sync(0xffffffffu, v, d);
-          if (lane >= d) v += left;
-        }
-        return v;
-      };
-      through = scan(tiles);
-      const int through_hot = scan(hot);
-      const int all_cold = __shfl_sync(0xffffffffu, through, 31) * p.n_tiles;
-      const int all_hot = __shfl_sync(0xffffffffu, through_hot, 31) * p.n_tiles;
-      if (index >= all_cold + all_hot) return false;
-      const MixedIndex at = mixed(index, all_hot, all_cold);
-      among_hot = at.hot, index = at.index, wanted = at.index / p.n_tiles;
-      if (among_hot) tiles = hot, through = through_hot;
-    } else {
-#pragma unroll
-      for (int d = 1; d < 32; d <<= 1) {
-        const int left = __shfl_up_sync(0xffffffffu, through, d);
-        if (lane >= d) through += left;
-      }
+    for (int d = 1; d < 32; d <<= 1) {
+      const int left = __shfl_up_sync(0xffffffffu, through, d);
+      if (lane >= d) through += left;
     }
     const bool mine = wanted >= through - tiles && wanted < through;
     const unsigned owners = __ballot_sync(0xffffffffu, mine);
@@ -101,12 +75,11 @@ __device__ __forceinline__ bool find_place(const GroupedParams& p, int index, Ti
       first_tile = through - tiles;
       begin = lane_begin;
       for (expert = first; expert < last; ++expert) {
-        const int next = offset_at<FRESH>(p, expert + 1);
+        const int next = offset_at<LANES>(p, expert + 1);
         rows = rows_between(expert, begin, next);
         const int count = (rows + ROWS - 1) / ROWS;
-        const bool counts = !MIXED || (count > 1) == among_hot;
-        if (counts && wanted < first_tile + count) break;
-        if (counts) first_tile += count;
+        if (wanted < first_tile + count) break;
+        first_tile += count;
         begin = next;
       }
     }

@@ -7,7 +7,6 @@
 #include "data/cuda/gemv.h"
 #include "data/cuda/grouped.h"
 #include "data/cuda/hopper.h"
-#include "data/cuda/hopper_variants.h"
 
 namespace nexus::cuda {
 namespace {
@@ -43,13 +42,24 @@ constexpr Variant kMma128 = mma("mma_128x256x64_s3", 128, 256, 64, 3, 8);
 // Short k: the tile's prologue and epilogue weigh more than L2 traffic, and two blocks per SM hide one another's.
 constexpr Variant kMma128x128 = mma("mma_128x128x64_s3", 128, 128, 64, 3, 4);
 constexpr int64_t kShortK = 1024;
-// Hopper: over this many rows per expert, L2 and not HBM is the limit, and blocks share weights in pairs.
-constexpr int64_t kPairRows = 160;
-// Up to so many rows per expert some have none, and small tiles spread the others better over the chip.
-constexpr int64_t kSparseRows = 2, kManyTiles = 512;
-// Measured on an H200, 64 tokens: Qwen3 (4 rows) 308 us against 331 with 16-row tiles; with 6 and 8 rows and fewer
-// tiles DeepSeek-V2 285 against 277, GPT-OSS 400 against 387, OLMoE 215 against 221.
-constexpr int64_t kFewRows = 4;
+
+// The rest is for Hopper, as measured on an H200 in whole steps rather than by linear layers alone
+// (docs/kernels/log.md, entry 7): a step takes 3 to 5 us less where both layers of an MLP run the same kernel, so the
+// rules give them the same where they can.
+//
+// Up to so many rows in all, tiles of 256 columns do not cover the chip, but 16x32 ones do (GPT-OSS and Mixtral at 2
+// tokens).
+constexpr int64_t kHandfulOfRows = 8;
+// Mean rows an expert. Up to the first, weights are all that matters, and the shape with the most of them in flight is
+// the fastest: us at 512 tokens, against tiles of 160 rows, Qwen3 (32 rows) 318 and 324, DeepSeek-V2 (48) 300 and 308,
+// but OLMoE (64) 250 and 243. Over the second, a gated layer, which stores half as many columns, is faster by direct
+// stores: Mixtral at 512 rows 2685 against 2845. Over the third, L2 and not HBM is the limit, and blocks share weights
+// in pairs: that wins 1 to 6 % at 1024 to 4096 rows (16384 tokens), and loses 0 to 10 % at 256 to 512 (4096 tokens).
+constexpr int64_t kFewRows = 48, kManyRows = 160, kPairRows = 768;
+// Layers of few weights have too few tiles of 256 columns. Counted for the second layer, of which a gated first has
+// twice as many: 512/1024/8/2, 8 MB, takes 21 us at 64 tokens and 34 at 512 against 30 and 56 in tiles of 160 rows and
+// 256 columns; 1024/2048/16/2, 67 MB, is as fast either way at 64.
+constexpr int64_t kFewWeightBytes = 16 << 20, kNarrowFewRows = 32;
 constexpr Variant kMmaGuarded{"mma_guarded_64x128x64_s2", Kernel::kMmaGuarded, SumOrder::kMma16, 64, 128, 64, 2, 4,
                               mma_shared(64, 128, 64, 2)};
 constexpr Variant kGemv{"gemv_1x8", Kernel::kGemv, SumOrder::kGemv, 1, 8, 256, 1, 2, 0};
@@ -65,11 +75,10 @@ namespace {
 /// Every variant but those made to share an SM. The Hopper ones lie in the files that compile their kernels.
 const std::vector<const Variant*>& all() {
   static const auto* const variants = [] {  // never destroyed: layers may be made while the process ends
-    auto* list = new std::vector<const Variant*>{&kGemv,     &kMma16, &kMma64,     &kMma128x128, &kMma128, &kMmaGuarded,
-                                                 &kWgmmaFew, &kWgmma, &kWgmmaPair, &kSimt16,     &kSimt64, &kSimt128};
-    for (const Variant& v : kWgmmaNarrow) list->push_back(&v);
-    for (const Variant& v : kWgmmaWide) list->push_back(&v);
-    return list;
+    return new std::vector<const Variant*>{&kGemv,           &kMma16,       &kMma64,           &kMma128x128,
+                                           &kMma128,         &kMmaGuarded,  &kWgmmaFew,        &kWgmma,
+                                           &kWgmmaPair,      &kWgmmaStaged, &kWgmmaPairStaged, &kWgmmaNarrow,
+                                           &kWgmmaNarrowFew, &kSimt16,      &kSimt64,          &kSimt128};
   }();
   return *variants;
 }
@@ -97,10 +106,18 @@ const Variant& choose_mma(const Problem& p) {
   return kMma64;
 }
 
+const Variant& wgmma_shape(const Problem& p) {
+  const int64_t mean = mean_rows(p), width = p.gated ? p.n / 2 : p.n;
+  const int64_t bytes = p.experts * p.k * width * static_cast<int64_t>(size_of(p.dtype));
+  if (bytes <= kFewWeightBytes && mean <= kManyRows) return mean <= kNarrowFewRows ? kWgmmaNarrowFew : kWgmmaNarrow;
+  if (mean <= kFewRows) return kWgmmaFew;
+  if (mean <= kManyRows) return kWgmmaStaged;
+  if (mean <= kPairRows) return p.gated ? kWgmma : kWgmmaStaged;
+  return p.gated ? kWgmmaPair : kWgmmaPairStaged;
+}
 const Variant& choose_wgmma(const Problem& p) {
-  const int64_t mean = mean_rows(p);
-  if (mean <= 8) return kWgmmaFew;
-  return mean > kPairRows ? kWgmmaPair : kWgmma;
+  const Variant& shape = wgmma_shape(p);
+  return fits(shape, p) ? shape : plain_shape(shape);
 }
 
 }  // namespace
@@ -117,9 +134,9 @@ bool fits(const Variant& v, const Problem& p) {
     case Kernel::kMmaGuarded:
       return half && !p.aligned;
     case Kernel::kWgmma:
-      // Some count 16-byte words of the input in 32 bits; rows are at least as many as those of the input.
-      return wgmma_fits(p) && v.shared_bytes <= p.shared_limit && p.rows <= int64_t{UINT32_MAX} / (p.k / 8) &&
-             (p.dtype == DType::kBF16 || &plain_shape(v) == &v);
+      // Shapes without lanes count 16-byte words of the input in 32 bits; it has no more rows than the output.
+      return wgmma_fits(p) && v.shared_bytes <= p.shared_limit &&
+             (&plain_shape(v) == &v || p.rows <= int64_t{UINT32_MAX} / (p.k / 8));
   }
   return false;
 }
@@ -140,13 +157,9 @@ SumOrder invariant_order(const Problem& p, const std::string* measured) {
 
 const Variant& choose(const Problem& p, const SumOrder* only) {
   if (only == nullptr) {
-    if (gemv_fits(p.dtype, p.k, p.n, p.experts, p.rows, p.aligned)) return kGemv;
+    if (gemv_fits(p.dtype, p.k, p.n, p.experts, p.rows, p.aligned, p.gated)) return kGemv;
     if (p.dtype == DType::kF32) return choose_simt(p);
-    if (!wgmma_fits(p)) return choose_mma(p);
-    const int64_t mean = mean_rows(p);
-    // Where nearly every expert has rows and there are tiles enough to go round, weights stream by best in large tiles.
-    if (mean > kSparseRows && mean <= kFewRows && p.experts * ((p.n + 255) / 256) >= kManyTiles) return kWgmmaFew;
-    return mean <= 8 ? kMma16 : choose_wgmma(p);
+    return wgmma_fits(p) && p.rows > kHandfulOfRows ? choose_wgmma(p) : choose_mma(p);
   }
   switch (*only) {
     case SumOrder::kSimt1:
@@ -187,12 +200,6 @@ const Variant& choose(const Problem& p, const VariantKey& key, const VariantChoi
 const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t max_rows, bool aligned,
                       size_t shared_limit, bool hopper) {
   return choose(Problem{dtype, k, n, experts, max_rows, aligned, shared_limit, hopper});
-}
-
-const Variant& plain_shape(const Variant& variant) {
-  if (place_among(kWgmmaNarrow, variant) < kWgmmaNarrowShapes) return variant.bm <= kWgmmaFewRows ? kWgmmaFew : kWgmma;
-  if (place_among(kWgmmaWide, variant) < kWgmmaWideShapes) return variant.bm > kWgmmaRows ? kWgmmaPair : kWgmma;
-  return variant;
 }
 
 const Variant& share_sm(const Variant& variant) {

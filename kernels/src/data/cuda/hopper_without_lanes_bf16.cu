@@ -1,0 +1,10 @@
+// The wgmma grouped linear layer for bf16, in the shapes whose kernels have no lanes.
+#include "data/cuda/hopper_launch.cuh"
+
+namespace nexus::cuda {
+
+void launch_wgmma_without_lanes_bf16(const Variant& variant, const GroupedParams& params, const Target& target) {
+  hopper::launch_without_lanes<__nv_bfloat16>(variant, params, DType::kBF16, target);
+}
+
+}  // namespace nexus::cuda
