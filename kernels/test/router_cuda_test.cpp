@@ -1,6 +1,8 @@
 // The router's ways on CUDA (one block, one cluster, a grid), each against the others bit for bit and its buckets
 // against a plain sort; with a step's block and a ring; logits with k split with and without clusters. What holds on
 // every device is in router_test.cpp.
+#include <bit>
+
 #include "data_plane.h"
 #include "nexus/router.h"
 
@@ -117,15 +119,17 @@ std::vector<Kind> kinds(int experts) {
   return list;
 }
 
-/// Normal values with everything that is special among them; or with ties; or all tokens to one expert.
+/// Normal values with everything that is special among them; or with ties; or all tokens to one expert; or with near
+/// ties, which differ in their last bits.
 std::vector<float> some_logits(Random& random, int64_t tokens, int experts) {
   std::vector<float> l = random.normals(static_cast<size_t>(tokens * experts), 2.f);
-  const int64_t way = random.integer(0, 3);
+  const int64_t way = random.integer(0, 4);
   for (size_t i = 0; i < l.size(); ++i) {
     const float special[] = {NAN, INFINITY, -INFINITY, 0.f, -0.f};
     if (way == 1 && random.integer(0, 20) == 0) l[i] = special[random.integer(0, 4)];
     if (way == 2) l[i] = std::round(l[i]);
     if (way == 3) l[i] = static_cast<int>(i) % experts == experts - 1 ? 9.f : 0.f;
+    if (way == 4) l[i] = std::bit_cast<float>(0x3fc00000u + static_cast<uint32_t>(random.integer(0, 300)));
   }
   return l;
 }

@@ -114,8 +114,9 @@ function tuneHelp(style: Style): string {
   return [
     'nexus-demo tune: measures every kernel variant of a layer on this machine, and keeps which is the fastest for later layers.',
     '',
-    'Each linear layer, at each token bucket, by an even and by a skewed load, with weights from memory. A variant is chosen when it',
-    'beats the default one by more than the noise. The device should have nothing else to do. Ctrl-C leaves the kept file as it was.',
+    'Each linear layer alone, at each token bucket, by an even and by a skewed load, with weights from memory; then whole steps with the',
+    'best variants together. Those whose step beats the default one by more than the noise are kept. The device should have nothing else',
+    'to do. Ctrl-C leaves the kept file as it was.',
     '',
     style.bold('Usage'),
     '  nexus-demo tune --model <path> [options]',

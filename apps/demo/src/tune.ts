@@ -4,6 +4,7 @@ import {
   resolveDevice,
   saveTuning,
   type TunedCell,
+  type TunedStep,
   type TuneOptions,
   type TuneReport,
   type TuningInForce,
@@ -67,7 +68,7 @@ async function shapeOfModel(path: string) {
 const us = (value: number): string => (value < 100 ? value.toFixed(2) : value.toFixed(0))
 
 function text(report: Omit<TuneReport, 'file'>, { style }: Output): string[] {
-  const { cells, invariant, skipped, device, elapsedMs } = report
+  const { cells, steps, invariant, skipped, device, elapsedMs } = report
   const lines = [
     `${style.bold(device.device)} (${device.deviceClass}), ${(elapsedMs / 1e3).toFixed(1)} s. Medians in microseconds, by an even load and by a skewed one.`,
     '',
@@ -79,8 +80,7 @@ function text(report: Omit<TuneReport, 'file'>, { style }: Output): string[] {
         { title: 'even' },
         { title: 'skewed' },
         { title: 'instead of', align: 'left' },
-        { title: 'speedup' },
-        { title: 'noise' },
+        { title: 'fastest alone', align: 'left' },
         { title: 'batch-invariant', align: 'left' },
       ],
       cells.map((cell) => row(cell, style.green)),
@@ -89,25 +89,49 @@ function text(report: Omit<TuneReport, 'file'>, { style }: Output): string[] {
     '',
   ]
   if (cells.some(({ fusedStep }) => fusedStep))
+    lines.push('fused steps: these run as kernels for the step as a whole, which only the whole steps below have.', '')
+  if (steps.length > 0) {
     lines.push(
-      'fused steps: these run as kernels for the step as a whole, faster than this timing of one linear layer says; they stay.',
+      "Whole steps of the layer, recorded: a pair of variants that is faster here than the heuristic's is kept.",
+      '',
+      ...table(
+        [
+          { title: 'step', align: 'left' },
+          { title: 'tokens' },
+          { title: 'runs', align: 'left' },
+          { title: 'even' },
+          { title: 'skewed' },
+          { title: 'heuristic even' },
+          { title: 'heuristic skewed' },
+          { title: 'pairs' },
+          { title: 'speedup' },
+          { title: 'noise' },
+        ],
+        steps.map((step) => stepRow(step, style.green)),
+        style.dim,
+      ),
+      '',
     )
+  }
   for (const { linear, order, meanPrice } of invariant)
     lines.push(`${linear}: batch-invariant keeps to ${order}, x${meanPrice.toFixed(2)} on the mean over these buckets.`)
   if (skipped.length > 0) {
     const names = skipped.map(({ linear, tokens }) => `${linear} at ${tokens}`).join(', ')
-    lines.push(style.yellow(`Not measured, the time was up: ${names}. --seconds gives it more.`))
+    lines.push(
+      style.yellow(`Not measured, the time was up: ${names}. --seconds gives it more. Without a step nothing is kept.`),
+    )
   }
   return lines
 }
 
 function row(
-  { linear, tokens, candidates, chosen, heuristic, fusedStep, speedup, noise, invariantPrice }: TunedCell,
+  { linear, tokens, candidates, chosen, heuristic, fusedStep, noise, invariantPrice }: TunedCell,
   paint: (s: string) => string,
 ) {
   const own = candidates.find(({ name }) => name === chosen)
   const other = chosen !== heuristic
-  const price = invariantPrice === null ? '-' : invariantPrice <= 1 + noise ? 'free' : `x${invariantPrice.toFixed(2)}`
+  const free = invariantPrice !== null && invariantPrice <= 1 + (noise ?? 0)
+  const alone = [...candidates].sort((a, b) => a.evenUs * a.skewedUs - b.evenUs * b.skewedUs)[0]
   return [
     linear,
     `${tokens}`,
@@ -115,9 +139,30 @@ function row(
     us(own?.evenUs ?? Number.NaN),
     us(own?.skewedUs ?? Number.NaN),
     other ? heuristic : fusedStep ? 'fused steps' : candidates.length === 1 ? 'the only one' : '',
+    alone === undefined || alone.name === chosen ? '' : alone.name,
+    invariantPrice === null ? '-' : free ? 'free' : `x${invariantPrice.toFixed(2)}`,
+  ]
+}
+
+function stepRow(
+  { mlp, tokens, pairs, heuristic, chosen, speedup, noise }: TunedStep,
+  paint: (s: string) => string,
+): (string | { text: string; paint: (s: string) => string })[] {
+  const timesOf = (pair: readonly string[]) => {
+    const times = pairs.find(({ variants }) => variants.join() === pair.join())
+    return [us(times?.evenUs ?? Number.NaN), us(times?.skewedUs ?? Number.NaN)]
+  }
+  const other = chosen.join() !== heuristic.join()
+  const text = chosen.join(' + ')
+  return [
+    mlp,
+    `${tokens}`,
+    other ? { text, paint } : text,
+    ...timesOf(chosen),
+    ...(other ? timesOf(heuristic) : ['', '']),
+    `${pairs.length}`,
     other ? `x${speedup.toFixed(2)}` : '',
     `${(100 * noise).toFixed(1)} %`,
-    price,
   ]
 }
 

@@ -87,8 +87,10 @@ describe('a run', () => {
   test('prints a table, keeps the choices, and says who uses them', () => {
     const { stdout, stderr, status } = run(...small)
     expect(status).toBe(0)
-    expect(stderr).toContain('nexus-demo: experts 1, 1 tokens (1 of 4)\n')
+    expect(stderr).toContain('nexus-demo: experts 1, 1 tokens (1 of 6)\n')
     expect(stdout.match(/^experts [12] +(1|16) +cpu-\S+ +[\d.]+ +[\d.]+/gm)).toHaveLength(4)
+    expect(stderr).toContain('nexus-demo: experts step, 16 tokens (6 of 6)\n')
+    expect(stdout.match(/^experts +(1|16) +cpu-\S+ \+ cpu-\S+ +[\d.]+ +[\d.]+.* [1-8] .*\d+\.\d %$/gm)).toHaveLength(2)
     expect(stdout).toContain(`Kept in ${file}.\nLayers made from now on use it (2 linear layers, `)
     expect(readdirSync(folder)).toEqual(['tune.json'])
   })
@@ -104,6 +106,8 @@ describe('a run', () => {
       'experts 2 1',
       'experts 2 16',
     ])
+    expect(report.steps.map(({ mlp, tokens }) => `${mlp} ${tokens}`)).toEqual(['experts 1', 'experts 16'])
+    for (const { pairs, heuristic } of report.steps) expect(pairs[0]?.variants).toEqual(heuristic)
     expect(report.saved?.tuning).toMatchObject({ hash: null, sources: [] })
     expect(status).toBe(0)
     expect(existsSync(file)).toBe(false)
@@ -143,7 +147,7 @@ describe('a run', () => {
     let progress = ''
     child.stderr.on('data', (chunk: Buffer) => {
       progress += chunk.toString()
-      if (progress.includes('(2 of 4)')) child.kill('SIGINT')
+      if (progress.includes('(2 of 6)')) child.kill('SIGINT')
     })
     const code = await new Promise<number | null>((resolve) => child.on('close', resolve))
     expect(code).toBe(130)

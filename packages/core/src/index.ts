@@ -53,7 +53,7 @@ export type {
 export type { TrialReport, TrialStats } from './scheduling/trials.js'
 export type { LayerStats, PhaseTimes, StepStats } from './stats.js'
 export { type TuneDevice, type TuningInForce, tuningFor } from './tuning/in-force.js'
-export type { TunedCell, TuneReport } from './tuning/report.js'
+export type { TunedCell, TunedStep, TunedTimes, TuneReport } from './tuning/report.js'
 export { type SaveTuningOptions, saveTuning } from './tuning/save.js'
 export { type ModelShape, modelShape } from './tuning/shape.js'
 export { tuneFilePath } from './tuning/store.js'

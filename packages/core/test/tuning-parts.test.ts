@@ -5,8 +5,13 @@ import { join } from 'node:path'
 import * as fc from 'fast-check'
 import { afterEach, describe, expect, test } from 'vitest'
 import { modelShape, TuneFileError, tune, tuneFilePath } from '../src/index.js'
-import { decide, errorOf, type Measured, medianOf, orderPrices } from '../src/tuning/decide.js'
-import { routings } from '../src/tuning/routing.js'
+import { decide, errorOf, type Measured, medianOf, orderPrices, ranked } from '../src/tuning/decide.js'
+import { linearsOf } from '../src/tuning/linears.js'
+import { pairsOf } from '../src/tuning/pairs.js'
+import { report } from '../src/tuning/report.js'
+import { sampleInRounds, type Trial } from '../src/tuning/rounds.js'
+import { expertBiases, routings } from '../src/tuning/routing.js'
+import { launchCount } from '../src/tuning/series.js'
 import { shipped } from '../src/tuning/shipped.js'
 import { readTuneFile, writeTuneFile } from '../src/tuning/store.js'
 import { checkTuneFile, mergeTuneFiles, parseTuneFile, type TuneFile } from '../src/tuning/tune-file.js'
@@ -21,15 +26,18 @@ const variant = (name: string, even: number, skewed = even, more: Partial<Measur
   skewed: steady(skewed),
   ...more,
 })
+const linearShape = { inputDim: 16, hiddenDim: 24, numExperts: 4 } as const
 const own = (even: number, skewed = even, more: Partial<Measured> = {}) =>
   variant('own', even, skewed, { heuristic: true, ...more })
 
 describe('the decision', () => {
-  test('a faster variant is chosen, the others follow from fast to slow', () => {
-    const { chosen, variants, speedup, heuristic } = decide([variant('slow', 30), own(20), variant('fast', 10)])
+  test('a faster variant is chosen', () => {
+    const all = [variant('slow', 30), own(20), variant('fast', 10)]
+    const { chosen, speedup, heuristic } = decide(all)
     expect([chosen, heuristic]).toEqual(['fast', 'own'])
-    expect(variants).toEqual(['fast', 'own', 'slow'])
     expect(speedup).toBeCloseTo(2, 2)
+    expect(ranked(all).map(({ name }) => name)).toEqual(['fast', 'own', 'slow'])
+    expect(() => decide([variant('fast', 10)])).toThrow(/^measured: expected the heuristic's/)
   })
 
   test('one that is faster by less than the noise is not', () => {
@@ -43,12 +51,7 @@ describe('the decision', () => {
     expect(decide([own(10, 10), variant('even only', 5, 11)]).chosen).toBe('own')
   })
 
-  test("a step of the heuristic's that is fused is not what was timed, and stays", () => {
-    expect(decide([own(10, 10, { fusedStep: true }), variant('fast', 5)]).chosen).toBe('own')
-    expect(decide([own(10), variant('fast', 5, 5, { fusedStep: true })]).chosen).toBe('fast')
-  })
-
-  test('the chosen one comes first, everything else once, and none is faster beyond the noise', () => {
+  test("another one than the heuristic's is faster beyond the noise", () => {
     const us = fc.double({ min: 1, max: 1000, noNaN: true })
     const samples = fc.array(us, { minLength: 1, maxLength: 15 })
     const measured = fc.array(fc.record({ even: samples, skewed: samples }), { minLength: 1, maxLength: 8 })
@@ -57,18 +60,13 @@ describe('the decision', () => {
         const named = all.map((m, i) => ({
           ...m,
           name: `v${i}`,
-          order: '',
           heuristic: i === which % all.length,
-          fusedStep: false,
         }))
-        const { variants, chosen, heuristic, noise, speedup, scoreUs } = decide(named)
-        expect(variants[0]).toBe(chosen)
-        expect([...variants].sort()).toEqual(named.map(({ name }) => name).sort())
+        const { chosen, heuristic, noise, speedup } = decide(named)
+        expect(named.map(({ name }) => name)).toContain(chosen)
         expect(heuristic).toBe(`v${which % all.length}`)
         if (chosen !== heuristic) expect(speedup).toBeGreaterThan(1 / (1 - noise) - 1e-9)
         expect(speedup).toBeGreaterThanOrEqual(1)
-        const rest = variants.slice(1).map((name) => scoreUs.get(name) ?? Number.NaN)
-        expect(rest).toEqual([...rest].sort((a, b) => a - b))
       }),
     )
   })
@@ -87,7 +85,7 @@ describe('the decision', () => {
       variant('w', 12, 12, { order: 'wgmma' }),
     ]
     const many = [own(40, 40, { order: 'mma' }), variant('w', 20, 20, { order: 'wgmma' })]
-    const buckets = [few, many].map((measured) => ({ measured, decision: decide(measured) }))
+    const buckets = [few, many].map((measured) => ({ measured, chosen: ranked(measured)[0]?.name ?? '' }))
     const prices = orderPrices(buckets, new Set(['gemv', 'mma', 'wgmma']))
     expect(prices.map(({ order }) => order)).toEqual(['wgmma', 'mma'])
     expect(prices[0]?.prices[0]).toBeCloseTo(2.4, 2)
@@ -95,6 +93,158 @@ describe('the decision', () => {
     expect(prices[0]?.mean).toBeCloseTo(Math.sqrt(2.4), 2)
     expect(orderPrices(buckets, new Set(['mma'])).map(({ order }) => order)).toEqual(['mma'])
     expect(orderPrices([], new Set(['mma']))).toEqual([])
+  })
+
+  test('an order of what is chosen is free, and none is cheaper, where a step chose what is not the fastest alone', () => {
+    const measured = [own(10, 10, { order: 'mma' }), variant('w', 5, 5, { order: 'wgmma' })]
+    const prices = orderPrices([{ measured, chosen: 'own' }], new Set(['mma', 'wgmma']))
+    expect(prices.map((price) => price.prices)).toEqual([[1], [1]])
+  })
+})
+
+describe('the pairs that are worth a step', () => {
+  const named = (prefix: string, us: readonly number[], heuristic: number) =>
+    us.map((time, i) => variant(`${prefix}${i}`, time, time, { heuristic: i === heuristic }))
+
+  test("the heuristic's, the fastest alone, then one variant for both, the fastest first", () => {
+    const first = [variant('a', 1), variant('b', 2), own(3), variant('c', 4), variant('only first', 1.5)]
+    const second = [variant('c', 1), variant('a', 3), own(2.5), variant('b', 4)]
+    expect(pairsOf([first, second])).toEqual([
+      ['own', 'own'],
+      ['a', 'c'],
+      ['a', 'a'],
+      ['c', 'c'],
+      ['b', 'b'],
+    ])
+  })
+
+  test('three layers have three; heuristics that differ are a pair and each tried for all', () => {
+    const layers = [
+      [own(3), variant('x', 4)],
+      [variant('x', 1, 1, { heuristic: true }), variant('own', 9)],
+      [own(2), variant('x', 7)],
+    ]
+    expect(pairsOf(layers)).toEqual([
+      ['own', 'x', 'own'],
+      ['x', 'x', 'x'],
+      ['own', 'own', 'own'],
+    ])
+  })
+
+  test("at most eight, each once, the heuristic's first, all of them candidates", () => {
+    const times = fc.array(fc.double({ min: 1, max: 99, noNaN: true }), { minLength: 1, maxLength: 12 })
+    void fc.assert(
+      fc.property(fc.array(fc.tuple(times, fc.nat()), { minLength: 1, maxLength: 3 }), (given) => {
+        const layers = given.map(([us, own]) => named('v', us, own % us.length))
+        const pairs = pairsOf(layers)
+        expect(pairs[0]).toEqual(given.map(([us, own]) => `v${own % us.length}`))
+        expect(pairs.length).toBeLessThanOrEqual(8)
+        expect(new Set(pairs.map((pair) => pair.join())).size).toBe(pairs.length)
+        for (const pair of pairs) {
+          expect(pair).toHaveLength(layers.length)
+          for (const [i, name] of pair.entries()) expect(layers[i]?.map((m) => m.name)).toContain(name)
+        }
+      }),
+    )
+  })
+
+  test("without the heuristic's there are none", () => {
+    expect(() => pairsOf([[variant('a', 1)]])).toThrow(/^layers: /)
+  })
+})
+
+describe('samples in rounds', () => {
+  const trial = (name: string, us: number, seen: string[], heuristic = false): Trial => ({
+    name,
+    heuristic,
+    even: [],
+    skewed: [],
+    sampleUs: (load) => {
+      seen.push(`${load} ${name}`)
+      return Promise.resolve(us)
+    },
+  })
+
+  test('each load is set once a round, another candidate is first in every round, and the first round does not count', async () => {
+    const seen: string[] = []
+    const trials = [trial('a', 10, seen, true), trial('b', 11, seen)]
+    const begin = (load: string) => Promise.resolve(void seen.push(`begin ${load}`))
+    await sampleInRounds(trials, { until: 0, signal: undefined, begin })
+    expect(seen.slice(0, 6)).toEqual(['begin even', 'even a', 'even b', 'begin skewed', 'skewed a', 'skewed b'])
+    expect(seen.slice(6, 9)).toEqual(['begin even', 'even b', 'even a'])
+    expect(trials.map(({ even, skewed }) => [even.length, skewed.length])).toEqual([
+      [5, 5],
+      [5, 5],
+    ])
+  })
+
+  test("one that is hopeless keeps its first sample, unless it is the heuristic's; an abort ends it", async () => {
+    const seen: string[] = []
+    const trials = [trial('own', 100, seen, true), trial('good', 10, seen), trial('hopeless', 41, seen)]
+    await sampleInRounds(trials, { until: Number.POSITIVE_INFINITY, signal: undefined })
+    expect(trials.map(({ even }) => even.length)).toEqual([15, 15, 1])
+    const reason = new Error('enough')
+    const stopped = sampleInRounds([trial('a', 1, [], true)], { until: 0, signal: AbortSignal.abort(reason) })
+    await expect(stopped).rejects.toBe(reason)
+  })
+})
+
+test('a series goes once over all weights and inputs where that is affordable, and lasts long enough where it is not', () => {
+  expect(launchCount(8, 100)).toBe(8)
+  expect(launchCount(8, 200)).toBe(2)
+  expect(launchCount(8, 10)).toBe(30)
+  expect(launchCount(1, 1e6)).toBe(1)
+  expect(launchCount(1, 0)).toBe(64)
+})
+
+describe('the report', () => {
+  const device = 'cpu'
+  const mlp = { ...linearShape, kind: 'gated', activation: 'swiglu', limit: 7, alpha: 1.702, dtype: 'f32' } as const
+  const linears = linearsOf({ ...mlp, outputDim: 16 }, 2, null)
+  const cells = linears.map((linear) => ({
+    linear,
+    tokens: 8,
+    rows: 16,
+    measured: [own(10), variant('alone', 5), variant('together', 7)],
+  }))
+  const timed = [
+    { ...own(30), pair: ['own', 'own'] },
+    { ...variant('alone + alone', 40), pair: ['alone', 'alone'] },
+    { ...variant('together + together', 20), pair: ['together', 'together'] },
+  ]
+
+  test('the step decides, not the fastest alone; what it chose leads the file', () => {
+    const decision = decide(timed)
+    const steps = [
+      { mlp: 'experts', tokens: 8, cells, measured: timed, decision, chosen: ['together', 'together'] },
+    ] as const
+    const found = report(linears, { cells, steps, skipped: [] }, { device, elapsedMs: 1 })
+    for (const cell of found.cells) {
+      expect(cell).toMatchObject({ chosen: 'together', heuristic: 'own', noise: decision.noise })
+      expect(cell.speedup).toBeCloseTo(1.5, 2)
+      expect(cell.candidates.map(({ evenUs }) => evenUs)).toEqual([10, 5, 7])
+    }
+    expect(found.file.linears.map(({ rows }) => rows[0]?.variants)).toEqual([
+      ['together', 'alone', 'own'],
+      ['together', 'alone', 'own'],
+    ])
+    expect(found.steps).toMatchObject([
+      {
+        mlp: 'experts',
+        tokens: 8,
+        linears: ['experts 1', 'experts 2'],
+        heuristic: ['own', 'own'],
+        chosen: ['together', 'together'],
+        pairs: [{ variants: ['own', 'own'], evenUs: 30 }, { evenUs: 40 }, { evenUs: 20 }],
+      },
+    ])
+  })
+
+  test("without a step nothing but the heuristic's is believed, and nothing kept", () => {
+    const found = report(linears, { cells, steps: [], skipped: [] }, { device, elapsedMs: 1 })
+    for (const cell of found.cells)
+      expect(cell).toMatchObject({ chosen: 'own', heuristic: 'own', speedup: 1, noise: null })
+    expect(found.file.linears).toEqual([])
   })
 })
 
@@ -130,6 +280,13 @@ test('routings: every slot once, ascending within an expert, k different experts
   }
   expect(load(0)).toBeLessThan(1.5)
   expect(load(1.5)).toBeGreaterThan(2.5)
+
+  // A step's biases are those of the routings: the expert that has the most rows is the one with the largest.
+  const bias = expertBiases(16, 1.5, 4)
+  const [one] = routings({ tokens: 512, numExperts: 16, topK: 2 }, 1.5, 1, 4)
+  const rows = [...bias.keys()].map((e) => (one?.offsets[e + 1] ?? 0) - (one?.offsets[e] ?? 0))
+  expect(rows.indexOf(Math.max(...rows))).toBe(bias.indexOf(Math.max(...bias)))
+  expect([...expertBiases(3, 0, 4)].map(Math.abs)).toEqual([0, 0, 0])
 })
 
 const file: TuneFile = {

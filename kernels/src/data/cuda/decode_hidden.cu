@@ -83,10 +83,11 @@ void launch_decode_hidden(DType dtype, const DecodeParams& params, const Target&
   with_type(dtype, [&](auto zero) {
     static KernelFacts facts;
     const auto kernel = &decode_hidden_kernel<decltype(zero)>;
-    // An item for every warp if all of them have room at once; else fewer warps than have room, so that a block of
-    // decode_output has some, too.
+    // An item for every warp if all of them have room at once; else equally many for each of fewer warps than have
+    // room, so that a block of decode_output has some, too.
     const unsigned all = grid_for(items, kDecodeWarps), width = static_cast<unsigned>(std::max(1, target.width));
-    const unsigned grid = all <= kDecodeBlocks * width ? all : (kDecodeBlocks - 1) * width;
+    const unsigned most = (kDecodeBlocks - 1) * width, rounds = (all + most - 1) / most;
+    const unsigned grid = all <= kDecodeBlocks * width ? all : (all + rounds - 1) / rounds;
     if (queue)
       launch("decode_hidden", kernel, grid, kDecodeThreads, shared, target.device, target.stream, p);
     else

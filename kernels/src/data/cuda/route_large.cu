@@ -4,9 +4,11 @@
 //   3. place    each block adds up the histograms to counts and to what lies before its chunk (or reads what the scan
 //               left), scans the counts to offsets, and places its chunk's slots: a stable counting sort
 //               (route_rank.cuh)
-// Bytes: tokens·experts·4 in, tokens·top_k·(4 + 4 + 4 + 4) of ids, weights and order; chunks²·experts·4 of histograms
-// from L2, hence at most kMaxChunks: about as many as SMs, a fixed number because the workspace is stated before a
-// device is known.
+// Bytes: tokens·experts·4 in, tokens·top_k·(4 + 4 + 4 + 4) of ids, weights and order; and chunks²·experts counts of
+// histograms from L2, where every block reads the same ones at the same time: hence a byte each, as long as a chunk has
+// no more tokens than a byte holds, and at most kMaxChunks chunks. That is about as many as SMs, a fixed number because
+// the workspace is stated before a device is known. Below that a chunk has 16 tokens: a warp by fours for each of an
+// SM's four schedulers, since a warp is bound by issue.
 //
 // With a step the grid is that of the bound; a block past the last token leaves a histogram of zeros. A ring of counts
 // is filled by the first block of the last launch, which has all counts in shared memory.
@@ -25,19 +27,22 @@ namespace {
 
 constexpr int kMaxChunks = 128, kMaxWideChunks = 512;
 constexpr int kPlaceThreads = 512, kPlaceGroups = 16;
+/// Threads that share an SM's registers. 704 have 88 each: a block of 512 that routes by fours then leaves room for the
+/// 40 each that one of the last launch needs to take its place beside it (with 256 experts it would have to spill).
+constexpr int register_threads(int per, bool quad) { return quad && per <= 4 ? 704 : route_threads(per); }
 
 std::atomic<RoutePath> forced{RoutePath::kAuto};
 std::atomic<bool> quads{true};
 
 bool wide(const RouterDesc& d) { return d.experts > kWideExperts; }
 
-/// Rows of the narrow histograms are read as words of 16 bytes.
+/// Rows of the narrow histograms are read by fours.
 __host__ __device__ constexpr int histogram_stride(int experts) {
   return experts > kWideExperts ? experts : (experts + 3) / 4 * 4;
 }
 
 int64_t chunk_tokens(const RouterDesc& d, int64_t tokens) {
-  const int64_t most = wide(d) ? kMaxWideChunks : kMaxChunks, at_once = wide(d) ? 8 : 32;
+  const int64_t most = wide(d) ? kMaxWideChunks : kMaxChunks, at_once = wide(d) ? 8 : 16;
   return ((tokens + most - 1) / most + at_once - 1) / at_once * at_once;
 }
 int chunks_of(const RouterDesc& d, int64_t tokens) {
@@ -45,14 +50,26 @@ int chunks_of(const RouterDesc& d, int64_t tokens) {
   return tokens == 0 ? 0 : static_cast<int>((tokens + each - 1) / each);
 }
 
+/// How the counts of a chunk are kept.
+enum class Histograms {
+  kBytes,    ///< one byte each; 128 chunks of at most 255 tokens have counts that 16 bits hold
+  kWords,    ///< 32 bits each
+  kScanned,  ///< 32 bits each, and a launch adds them up
+};
+__host__ __device__ constexpr Histograms histograms_of(int experts, int chunk_tokens) {
+  if (experts > kWideExperts) return Histograms::kScanned;
+  return chunk_tokens <= 255 ? Histograms::kBytes : Histograms::kWords;
+}
+static_assert(kMaxChunks * 255 < 1 << 16);
+
 template <int PER, bool QUAD>
-__global__ void __launch_bounds__(route_threads(PER), 1) route_tokens_kernel(const RouteParams p) {
+__global__ void __launch_bounds__(register_threads(PER, QUAD), 1) route_tokens_kernel(const RouteParams p) {
   // histogram [stride] | group keys [warps][groups]
-  extern __shared__ int words[];
-  wait_for_previous();
-  release_next();
+  extern __shared__ __align__(16) int words[];
   const int experts = p.desc.experts, k = p.desc.top_k, stride = histogram_stride(experts);
   for (int e = threadIdx.x; e < stride; e += blockDim.x) words[e] = 0;
+  wait_for_previous();
+  release_next();
   __syncthreads();
   const RouteInput input(p);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * p.chunk_tokens;
@@ -65,9 +82,48 @@ __global__ void __launch_bounds__(route_threads(PER), 1) route_tokens_kernel(con
                             atomicAdd(words + id, 1);
                           });
   __syncthreads();
-  for (int e = threadIdx.x; e < stride; e += blockDim.x)
-    p.workspace[static_cast<int64_t>(blockIdx.x) * stride + e] = words[e];
+  if (histograms_of(experts, p.chunk_tokens) == Histograms::kBytes) {
+    const int fours = stride / 4;
+    for (int i = threadIdx.x; i < fours; i += blockDim.x) {
+      const int4 count = reinterpret_cast<const int4*>(words)[i];
+      p.workspace[blockIdx.x * fours + i] = count.x | count.y << 8 | count.z << 16 | count.w << 24;
+    }
+  } else {
+    for (int e = threadIdx.x; e < stride; e += blockDim.x)
+      p.workspace[static_cast<int64_t>(blockIdx.x) * stride + e] = words[e];
+  }
 }
+
+/// Four experts' counts, of the whole chunks that are added, and of those before the block's.
+template <Histograms KIND>
+struct FourCounts;
+template <>
+struct FourCounts<Histograms::kWords> {
+  int4 all{0, 0, 0, 0}, before{0, 0, 0, 0};
+  __device__ __forceinline__ void add(const int32_t* histograms, int i, bool earlier) {
+    const int4 h = reinterpret_cast<const int4*>(histograms)[i];
+    all.x += h.x, all.y += h.y, all.z += h.z, all.w += h.w;
+    if (earlier) before.x += h.x, before.y += h.y, before.z += h.z, before.w += h.w;
+  }
+  __device__ __forceinline__ int4 sum_all() const { return all; }
+  __device__ __forceinline__ int4 sum_before() const { return before; }
+};
+template <>
+struct FourCounts<Histograms::kBytes> {
+  // Pairs of 16 bits: the first and third expert's, and the second and fourth's.
+  unsigned all[2] = {0, 0}, before[2] = {0, 0};
+  __device__ __forceinline__ void add(const int32_t* histograms, int i, bool earlier) {
+    const unsigned h = static_cast<unsigned>(histograms[i]), even = h & 0x00ff00ffu, odd = h >> 8 & 0x00ff00ffu;
+    all[0] += even, all[1] += odd;
+    if (earlier) before[0] += even, before[1] += odd;
+  }
+  static __device__ __forceinline__ int4 apart(const unsigned (&pairs)[2]) {
+    return {static_cast<int>(pairs[0] & 0xffff), static_cast<int>(pairs[1] & 0xffff), static_cast<int>(pairs[0] >> 16),
+            static_cast<int>(pairs[1] >> 16)};
+  }
+  __device__ __forceinline__ int4 sum_all() const { return apart(all); }
+  __device__ __forceinline__ int4 sum_before() const { return apart(before); }
+};
 
 /// One block per 32 experts: lane = expert, and each of 16 warps a contiguous run of at most kScanRun histograms, which
 /// it keeps in registers between reading and writing back.
@@ -103,22 +159,25 @@ __global__ void __launch_bounds__(kScanWarps * 32)
 int place_groups(int experts) { return std::min(kPlaceGroups, kPlaceThreads / (histogram_stride(experts) / 4)); }
 
 /// groups: threads that share the histograms of four experts; each takes every groups-th.
-template <bool WIDE>
-__global__ void __launch_bounds__(kPlaceThreads) route_place_kernel(const RouteParams p, int groups) {
+template <Histograms KIND>
+__global__ void __launch_bounds__(kPlaceThreads, KIND == Histograms::kWords ? 2 : 3)
+    route_place_kernel(const RouteParams p, int groups) {
+  constexpr bool kScanned = KIND == Histograms::kScanned;
   // sums of all chunks and of those before [groups][2][stride] (narrow) | marks [words][E] | cursors [words][E] |
   // counts [E] | place of the next slot [E] | scan [32]
   extern __shared__ __align__(16) int shared_words[];
+  const int experts = p.desc.experts, k = p.desc.top_k, stride = histogram_stride(experts);
+  const int pass = min(p.chunk_tokens, kPassTokens), words = words_of(pass);
+  int* const added = shared_words;
+  unsigned* const marks = reinterpret_cast<unsigned*>(added + groups * 2 * stride);
+  for (int i = threadIdx.x; i < words * experts; i += kPlaceThreads) marks[i] = 0;
   wait_for_previous();
   release_next();
-  const int experts = p.desc.experts, k = p.desc.top_k, stride = histogram_stride(experts);
   const int64_t all = step_tokens(p.step, p.tokens), first_token = static_cast<int64_t>(blockIdx.x) * p.chunk_tokens;
   if (blockIdx.x > 0 && first_token >= all) return;
   // A chunk's slots, and slot numbers, are below 2^31 by contract.
   const int tokens = static_cast<int>(min(all - first_token, static_cast<int64_t>(p.chunk_tokens)));
   const int first_slot = static_cast<int>(first_token * k);
-  const int pass = min(p.chunk_tokens, kPassTokens), words = words_of(pass);
-  int* const added = shared_words;
-  unsigned* const marks = reinterpret_cast<unsigned*>(added + groups * 2 * stride);
   int* const cursors = reinterpret_cast<int*>(marks) + words * experts;
   int* const counts = cursors + words * experts;
   int* const next = counts + experts;
@@ -137,22 +196,17 @@ __global__ void __launch_bounds__(kPlaceThreads) route_place_kernel(const RouteP
     const int slot = threadIdx.x + i * kPlaceThreads;
     early[i] = slot < slots ? ids[slot] : 0;
   }
-  for (int i = threadIdx.x; i < words * experts; i += kPlaceThreads) marks[i] = 0;
-  if constexpr (!WIDE) {
-    const int vectors = stride / 4, group = threadIdx.x / vectors, vector = threadIdx.x - group * vectors;
+  if constexpr (!kScanned) {
+    const int fours = stride / 4, group = threadIdx.x / fours, four = threadIdx.x - group * fours;
     const int chunks = static_cast<int>((all + p.chunk_tokens - 1) / p.chunk_tokens);
     if (group < groups) {
-      const int4* const histograms = reinterpret_cast<const int4*>(p.workspace) + vector;
-      int4 total{0, 0, 0, 0}, before{0, 0, 0, 0};
+      FourCounts<KIND> sum;
 #pragma unroll 8
-      for (int c = group; c < chunks; c += groups) {
-        const int4 h = histograms[c * vectors];
-        total.x += h.x, total.y += h.y, total.z += h.z, total.w += h.w;
-        if (c < static_cast<int>(blockIdx.x)) before.x += h.x, before.y += h.y, before.z += h.z, before.w += h.w;
-      }
-      int4* const to = reinterpret_cast<int4*>(added + group * 2 * stride) + vector;
-      to[0] = total;
-      to[vectors] = before;
+      for (int c = group; c < chunks; c += groups)
+        sum.add(p.workspace, c * fours + four, c < static_cast<int>(blockIdx.x));
+      int4* const to = reinterpret_cast<int4*>(added + group * 2 * stride) + four;
+      to[0] = sum.sum_all();
+      to[fours] = sum.sum_before();
     }
   }
   __syncthreads();
@@ -169,13 +223,14 @@ __global__ void __launch_bounds__(kPlaceThreads) route_place_kernel(const RouteP
       experts, sums,
       [&](int e) {
         int total = 0;
-        if constexpr (WIDE) {
+        if constexpr (kScanned) {
           total = p.counts[e];
           before = p.workspace[static_cast<int64_t>(blockIdx.x) * experts + e];
         } else {
           before = 0;
-          for (int g = 0; g < groups; ++g)
-            total += added[g * 2 * stride + e], before += added[(g * 2 + 1) * stride + e];
+#pragma unroll
+          for (int g = 0; g < kPlaceGroups; ++g)
+            if (g < groups) total += added[g * 2 * stride + e], before += added[(g * 2 + 1) * stride + e];
         }
         counts[e] = total;
         return total;
@@ -184,7 +239,7 @@ __global__ void __launch_bounds__(kPlaceThreads) route_place_kernel(const RouteP
         next[e] = set_cursors(marks, experts, words, e, offset + before, cursors);
         if (blockIdx.x != 0) return;
         p.offsets[e] = offset;
-        if (!WIDE) p.counts[e] = counts[e];
+        if (!kScanned) p.counts[e] = counts[e];
       });
   if (blockIdx.x == 0 && threadIdx.x == 0) p.offsets[experts] = static_cast<int>(all * k);
   __syncthreads();
@@ -219,14 +274,18 @@ void launch_route_grid(const RouteParams& p, int device, cudaStream_t stream) {
   });
   const size_t words = static_cast<size_t>(words_of(std::min(p.chunk_tokens, kPassTokens)));
   const size_t shared = ((2 * words + 2) * experts + 32) * 4;
-  if (wide(d)) {
-    launch("route_scan", &route_scan_kernel, (d.experts + 31) / 32, kScanWarps * 32, 0, device, stream, p.workspace,
-           p.chunks, d.experts, p.counts);
-    launch("route_place", &route_place_kernel<true>, p.chunks, kPlaceThreads, shared, device, stream, p, 0);
-  } else {
-    const int groups = place_groups(d.experts);
-    launch("route_place", &route_place_kernel<false>, p.chunks, kPlaceThreads, shared + groups * 2 * stride * 4, device,
-           stream, p, groups);
+  const auto place = [&](auto* kernel, int groups) {
+    launch("route_place", kernel, p.chunks, kPlaceThreads, shared + groups * 2 * stride * 4, device, stream, p, groups);
+  };
+  switch (histograms_of(d.experts, p.chunk_tokens)) {
+    case Histograms::kBytes:
+      return place(&route_place_kernel<Histograms::kBytes>, place_groups(d.experts));
+    case Histograms::kWords:
+      return place(&route_place_kernel<Histograms::kWords>, place_groups(d.experts));
+    case Histograms::kScanned:
+      launch("route_scan", &route_scan_kernel, (d.experts + 31) / 32, kScanWarps * 32, 0, device, stream, p.workspace,
+             p.chunks, d.experts, p.counts);
+      return place(&route_place_kernel<Histograms::kScanned>, 0);
   }
 }
 
@@ -254,7 +313,9 @@ void set_route_path(RoutePath path) { forced.store(path, std::memory_order_relax
 size_t route_workspace_bytes(const RouterDesc& d, int64_t tokens) {
   // What a stream without clusters needs, since the stream is not known yet.
   if (path_for(d, tokens, false) != RoutePath::kGrid) return 0;
-  return static_cast<size_t>(chunks_of(d, tokens)) * histogram_stride(d.experts) * sizeof(int32_t) + kAlign;
+  const bool bytes = histograms_of(d.experts, static_cast<int>(chunk_tokens(d, tokens))) == Histograms::kBytes;
+  return static_cast<size_t>(chunks_of(d, tokens)) * histogram_stride(d.experts) * (bytes ? 1 : sizeof(int32_t)) +
+         kAlign;
 }
 
 void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {

@@ -1,25 +1,23 @@
-/** One linear layer at one number of tokens: every variant checked, then timed, interleaved, by an even load and by a skewed one. */
+/** One linear layer at one number of tokens, alone: every variant checked, then timed, interleaved, by an even load and by a skewed one. */
 import type { DeviceName, Stream } from '@nexus/native'
-import { type Decision, decide, type Measured, medianOf } from './decide.js'
-import { LinearBench, type LinearWeights, type LoadName, loads, type Series } from './linear-bench.js'
+import type { Measured } from './decide.js'
+import { LinearBench } from './linear-bench.js'
 import type { LinearSpec } from './linears.js'
+import { fewestRuns, sampleInRounds, type Trial } from './rounds.js'
 import { type Routing, routings } from './routing.js'
-
-/** Candidates that are so many times slower than the best keep their first sample. */
-const hopeless = 4
-const sampleUs = 300
-const fewestRounds = 5
-const mostRounds = 15
+import type { LoadName, Series } from './series.js'
+import type { TuneWeights } from './tune-weights.js'
 
 export interface Cell {
+  readonly linear: LinearSpec
   readonly tokens: number
   readonly rows: number
   readonly measured: readonly Measured[]
-  readonly decision: Decision
 }
 
+/** What everything that is measured has in common. */
 export interface Site {
-  readonly weights: LinearWeights
+  readonly weights: TuneWeights
   readonly device: DeviceName
   readonly stream: Stream
   readonly signal: AbortSignal | undefined
@@ -27,79 +25,66 @@ export interface Site {
   readonly seed: number
 }
 
-/** `fair`: this cell's share of the time, for as many rounds as fit; `left`: all that is left. In milliseconds. */
-export interface CellBudget {
+/** `fair`: a part's share of the time, for as many rounds as fit; `left`: all that is left. In milliseconds. */
+export interface Budget {
   readonly fair: number
   readonly left: number
 }
 
+/** Different inputs for few tokens, whose experts are few: other ones in each launch. */
+export const inputsFor = (tokens: number): number => (tokens <= 64 ? 8 : tokens <= 512 ? 4 : 2)
+
+/** Of the biases that make a skewed load: cells and steps of as many tokens have the same. */
+export const skewSeed = (seed: number, tokens: number): number => seed + tokens + 1
+
 /**
- * Checks the variants, then times them in turn, so that what the clock or a neighbour does meets them all alike.
+ * Checks the variants, then times them in turn.
  * @returns `null` where the fewest rounds would take longer than what is left
  * @throws NexusError when two disagree; the signal's reason
  */
-export async function measureCell(tokens: number, budget: CellBudget, site: Site): Promise<Cell | null> {
+export async function measureCell(
+  linear: LinearSpec,
+  tokens: number,
+  budget: Budget,
+  site: Site,
+): Promise<Cell | null> {
   const { weights, device, stream, signal } = site
-  const began = performance.now()
-  using bench = new LinearBench(weights, tokens, routed(weights.linear, tokens, site), device, stream)
+  const until = performance.now() + budget.fair
+  using bench = new LinearBench(linear, weights.of(linear), tokens, routed(linear, tokens, site), device, stream)
   const own = bench.candidates.find(({ heuristic }) => heuristic) ?? bench.candidates[0]
-  // Each is launched to be checked and estimated, then at least once in each of the rounds, by both loads.
-  const launches = bench.candidates.length * 2 * (fewestRounds + 3)
   const launchMs = own === undefined ? 0 : (await bench.estimateUs(own.name)) / 1e3
-  if (launches * launchMs > budget.left) return null
+  if (bench.candidates.length * fewestRuns * launchMs > budget.left) return null
   await bench.check()
   const open: Series[] = []
   try {
-    const trials: Trial[] = []
+    const trials: (Trial & Measured)[] = []
     for (const { name, order, heuristic, fusedStep } of bench.candidates) {
       signal?.throwIfAborted()
       const estimate = await bench.estimateUs(name)
       const record = (load: LoadName): Series => {
-        const series = bench.series(name, load, estimate, sampleUs)
+        const series = bench.series(name, load, estimate)
         open.push(series)
         return series
       }
       const series = { even: record('even'), skewed: record('skewed') }
-      trials.push({ name, order, heuristic, fusedStep, series, even: [], skewed: [] })
+      const sampleUs = (load: LoadName) => series[load].sampleUs()
+      trials.push({ name, order, heuristic, fusedStep, even: [], skewed: [], sampleUs })
     }
-    // Round 0 warms up and is not counted.
-    for (let round = 0; round <= mostRounds; round++) {
-      const best = Math.min(...trials.map(scoreOf))
-      for (let i = 0; i < trials.length; i++) {
-        signal?.throwIfAborted()
-        // Another one first in every round: no variant always comes behind the same one.
-        const trial = trials[(i + round) % trials.length]
-        if (trial === undefined || (!trial.heuristic && round > 1 && scoreOf(trial) > hopeless * best)) continue
-        for (const load of loads) {
-          const us = await trial.series[load].sampleUs()
-          if (round > 0) trial[load].push(us)
-        }
-      }
-      if (round >= fewestRounds && performance.now() - began > budget.fair) break
-    }
-    const measured = trials.map(({ series, ...samples }) => samples)
-    return { tokens, rows: bench.rows, measured, decision: decide(measured) }
+    await sampleInRounds(trials, { until, signal })
+    return { linear, tokens, rows: bench.rows, measured: trials.map(({ sampleUs, ...measured }) => measured) }
   } finally {
     for (const series of open) series[Symbol.dispose]()
   }
 }
 
-interface Trial extends Measured {
-  readonly series: Readonly<Record<LoadName, Series>>
-  readonly even: number[]
-  readonly skewed: number[]
-}
-
-const scoreOf = ({ even, skewed }: Measured): number =>
-  even.length === 0 ? Number.POSITIVE_INFINITY : Math.sqrt(medianOf(even) * medianOf(skewed))
-
-/** Several for few tokens, whose experts are few: other ones each time. A dense layer has one. */
+/** A dense layer has one routing. */
 function routed(linear: LinearSpec, tokens: number, { skew, seed }: Site): Record<LoadName, readonly Routing[]> {
   const { numExperts, rowsPerToken: topK } = linear
-  const count = numExperts === 1 ? 1 : tokens <= 64 ? 8 : tokens <= 512 ? 4 : 2
   const shape = { tokens, numExperts, topK }
+  if (numExperts === 1) return { even: routings(shape, 0, 1, seed), skewed: routings(shape, 0, 1, seed) }
+  const count = inputsFor(tokens)
   return {
     even: routings(shape, 0, count, seed + tokens),
-    skewed: numExperts === 1 ? routings(shape, 0, 1, seed + tokens) : routings(shape, skew, count, seed + tokens + 1),
+    skewed: routings(shape, skew, count, skewSeed(seed, tokens)),
   }
 }

@@ -5,10 +5,10 @@
  */
 import { createHash } from 'node:crypto'
 import { type DeviceName, systemInfo } from '@nexus/native'
-import { call, deviceIndex, dtypeCode, nativeVersion } from '../native.js'
+import { type binding, call, deviceIndex, dtypeCode, nativeVersion } from '../native.js'
 import { shipped } from './shipped.js'
 import { isTuningOff, mayHaveTuneFile, readTuneFile, tuneFilePath } from './store.js'
-import { mergeTuneFiles, type TuneFile } from './tune-file.js'
+import { mergeTuneFiles, type TunedLinear, type TuneFile } from './tune-file.js'
 
 /** The measured choices of a layer: part of what decides its bits. */
 export interface TuningInForce {
@@ -37,8 +37,8 @@ export function tuneDevice(device: DeviceName): TuneDevice {
   return { deviceClass, device: gpu.name, driver: machine?.cuda.driverVersion ?? null }
 }
 
-/** Classes of devices that have a table. */
-const given = new Set<string>()
+/** What native layers take up when they are made, by classes of devices that have a table. */
+const given = new Map<string, NativeTable>()
 const inForce = new Map<string, TuningInForce>()
 
 /**
@@ -66,7 +66,7 @@ function load(device: DeviceName): TuningInForce {
   if (isTuningOff()) ignored.push({ source: 'NEXUS_TUNE_FILE', reason: "it is 'off'" })
   // Most processes have no table: they need not ask what the device is.
   if (isTuningOff() || !(mayBeShipped(device) || mayHaveTuneFile())) {
-    for (const deviceClass of given) putInForce(deviceClass, null)
+    for (const deviceClass of [...given.keys()]) putInForce(deviceClass, null)
     return { hash: null, linears: 0, sources: [], ignored }
   }
   const deviceClass = call((b) => b.routerKernels.deviceClass(deviceIndex(device)))
@@ -105,7 +105,29 @@ function putInForce(deviceClass: string, table: TuneFile | null): string | null 
     call((b) => b.routerKernels.setVariantTable(deviceClass, null, []))
     return null
   }
-  const keyed = table.linears.map((linear) => {
+  const { choices, orders } = nativeTable(table.linears)
+  call((b) => b.routerKernels.setVariantTable(deviceClass, choices, orders))
+  given.set(deviceClass, { choices, orders })
+  return createHash('sha256')
+    .update(JSON.stringify([choices, orders]))
+    .digest('hex')
+    .slice(0, 16)
+}
+
+type SetTable = ReturnType<typeof binding>['routerKernels']['setVariantTable']
+
+/** A table as the addon takes it. */
+interface NativeTable {
+  readonly choices: NonNullable<Parameters<SetTable>[1]>
+  readonly orders: Parameters<SetTable>[2]
+}
+
+type Choices = Pick<TunedLinear, 'dtype' | 'numExperts' | 'k' | 'n' | 'gated' | 'order'> & {
+  readonly rows: readonly Pick<TunedLinear['rows'][number], 'rows' | 'variants'>[]
+}
+
+function nativeTable(linears: readonly Choices[]): NativeTable {
+  const keyed = linears.map((linear) => {
     const { numExperts: experts, k, n, gated } = linear
     return { linear, key: { dtype: dtypeCode[linear.dtype], experts, k, n, gated } }
   })
@@ -113,10 +135,20 @@ function putInForce(deviceClass: string, table: TuneFile | null): string | null 
     linear.rows.map(({ rows, variants }) => ({ ...key, rows, variants })),
   )
   const orders = keyed.flatMap(({ linear, key }) => (linear.order === null ? [] : [{ ...key, order: linear.order }]))
+  return { choices, orders }
+}
+
+/**
+ * Runs `make` with these choices in force and no others; afterwards it is as before. `make` must be synchronous: nobody else's layer is made
+ * meanwhile.
+ */
+export function withChoices<T>(deviceClass: string, linears: readonly Choices[], make: () => T): T {
+  const { choices, orders } = nativeTable(linears)
+  const before = given.get(deviceClass)
   call((b) => b.routerKernels.setVariantTable(deviceClass, choices, orders))
-  given.add(deviceClass)
-  return createHash('sha256')
-    .update(JSON.stringify([choices, orders]))
-    .digest('hex')
-    .slice(0, 16)
+  try {
+    return make()
+  } finally {
+    call((b) => b.routerKernels.setVariantTable(deviceClass, before?.choices ?? null, before?.orders ?? []))
+  }
 }

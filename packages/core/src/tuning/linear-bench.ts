@@ -2,41 +2,16 @@
  * One grouped linear layer on the device, with which variants are run and timed as a layer's recorded step runs them: launches follow each
  * other in a graph, and go over copies of the weights and over several routings, so that weights come from memory and not from a cache.
  */
-import { type DeviceName, Event, Graph, NexusError, type Stream, Tensor } from '@nexus/native'
+import { type DeviceName, NexusError, type Stream, Tensor } from '@nexus/native'
 import { binding, bufferOf, call, deviceIndex, dtypeCode, type RawVariantCandidate, streamOf } from '../native.js'
 import type { LinearSpec } from './linears.js'
 import type { Routing } from './routing.js'
-
-/** The loads that a variant is measured by. */
-export const loads = ['even', 'skewed'] as const
-export type LoadName = (typeof loads)[number]
+import { type LoadName, launchCount, loads, type Series, StreamTimer } from './series.js'
 
 /** Rows of an output that are compared, at its begin, middle and end. */
 const windowRows = 48
 /** Relative error (Frobenius) that two correct variants can have: twice the kernels' own bound. */
 const tolerance = { f32: 1e-4, bf16: 1e-2, f16: 1e-2 } as const
-const mostLaunches = 64
-
-/** The weights of a linear layer, for all its buckets. */
-export class LinearWeights {
-  readonly linear: LinearSpec
-  readonly copies: number
-  readonly tensor: Tensor
-
-  /** As many copies as are beyond `cacheBytes`, together with those of other rows: at most 64. */
-  constructor(linear: LinearSpec, device: DeviceName, stream: Stream, cacheBytes: number, seed: number) {
-    const { numExperts, n, k, dtype } = linear
-    const bytes = numExperts * n * k * (dtype === 'f32' ? 4 : 2)
-    this.linear = linear
-    this.copies = Math.max(1, Math.min(64, Math.ceil((2 * cacheBytes) / bytes)))
-    const shape = [this.copies * numExperts, n, k]
-    this.tensor = Tensor.randn(shape, { dtype, device, stream, seed, scale: 1 / Math.sqrt(k) })
-  }
-
-  [Symbol.dispose](): void {
-    this.tensor.dispose()
-  }
-}
 
 /** One linear layer at one number of tokens. */
 export class LinearBench {
@@ -44,28 +19,28 @@ export class LinearBench {
   readonly rows: number
   readonly candidates: readonly RawVariantCandidate[]
   readonly #stream: Stream
-  readonly #weights: LinearWeights
+  readonly #weights: readonly Tensor[]
   readonly #input: Tensor
   readonly #output: Tensor
   readonly #routed: Readonly<Record<LoadName, readonly { readonly offsets: Tensor; readonly order: Tensor }[]>>
-  readonly #start: Event
-  readonly #end: Event
-  readonly #owned: (Tensor | Event)[] = []
+  readonly #timer: StreamTimer
+  readonly #owned: (Tensor | StreamTimer)[] = []
 
+  /** @param weights copies of [numExperts, n, k] that launches go over */
   constructor(
-    weights: LinearWeights,
+    linear: LinearSpec,
+    weights: readonly Tensor[],
     tokens: number,
     routed: Readonly<Record<LoadName, readonly Routing[]>>,
     device: DeviceName,
     stream: Stream,
   ) {
-    const { linear } = weights
     this.linear = linear
     this.rows = tokens * linear.rowsPerToken
     this.#stream = stream
     this.#weights = weights
     this.candidates = call((b) => b.routerKernels.candidates(deviceIndex(device), linear.raw, this.rows))
-    const own = <T extends Tensor | Event>(made: T): T => {
+    const own = <T extends Tensor | StreamTimer>(made: T): T => {
       this.#owned.push(made)
       return made
     }
@@ -80,8 +55,7 @@ export class LinearBench {
         order: own(Tensor.from(order, [order.length], { dtype: 'i32', ...on })),
       })
       this.#routed = { even: routed.even.map(upload), skewed: routed.skewed.map(upload) }
-      this.#start = own(Event.create(device))
-      this.#end = own(Event.create(device))
+      this.#timer = own(new StreamTimer(device, stream))
     } catch (error) {
       this[Symbol.dispose]()
       throw error
@@ -112,26 +86,13 @@ export class LinearBench {
   /** Microseconds of one launch, roughly: how many of them a sample needs. The second of two, which are not rotated far. */
   async estimateUs(variant: string): Promise<number> {
     this.#launch(variant, 'even', 0)
-    return this.#timed(() => this.#launch(variant, 'even', 1))
+    return this.#timer.us(() => this.#launch(variant, 'even', 1))
   }
 
-  /** A recorded series of launches that lasts about `targetUs`. */
-  series(variant: string, load: LoadName, estimateUs: number, targetUs: number): Series {
-    const rotation = Math.max(this.#weights.copies, this.#routed[load].length)
-    const enough = Math.ceil(targetUs / Math.max(estimateUs, 0.5))
-    // A whole rotation where it is affordable.
-    const launches = Math.max(
-      1,
-      Math.min(mostLaunches, enough < rotation && rotation * estimateUs < 4 * targetUs ? rotation : enough),
-    )
-    const graph = Graph.capture(this.#stream, () => {
-      for (let i = 0; i < launches; i++) this.#launch(variant, load, i)
-    })
-    return {
-      launches,
-      sampleUs: async () => (await this.#timed(() => graph.launch(this.#stream))) / launches,
-      [Symbol.dispose]: () => graph.dispose(),
-    }
+  /** A recorded series of launches. */
+  series(variant: string, load: LoadName, estimateUs: number): Series {
+    const rotation = Math.max(this.#weights.length, this.#routed[load].length)
+    return this.#timer.series(launchCount(rotation, estimateUs), (i) => this.#launch(variant, load, i))
   }
 
   [Symbol.dispose](): void {
@@ -143,7 +104,8 @@ export class LinearBench {
     const all = this.#routed[load]
     const { offsets, order } = all[i % all.length] ?? {}
     if (offsets === undefined || order === undefined) throw new RangeError(`${load}: expected at least one routing`)
-    const copy = (i % this.#weights.copies) * linear.numExperts * linear.n * linear.k
+    const weights = this.#weights[i % this.#weights.length]
+    if (weights === undefined) throw new RangeError('weights: expected at least one copy')
     const stream = streamOf(this.#stream)
     binding().routerKernels.groupedLinear(
       stream,
@@ -153,21 +115,13 @@ export class LinearBench {
       linear.gather,
       linear.scatter,
       bufferOf(this.#input),
-      bufferOf(this.#weights.tensor),
-      copy,
+      bufferOf(weights),
+      0,
       bufferOf(offsets),
       bufferOf(order),
       bufferOf(this.#output),
       variant,
     )
-  }
-
-  async #timed(work: () => void): Promise<number> {
-    this.#start.record(this.#stream)
-    work()
-    this.#end.record(this.#stream)
-    await this.#stream.synchronize()
-    return 1e3 * this.#start.elapsedMs(this.#end)
   }
 
   /** Some rows of what a variant writes over memory of NaNs. */
@@ -193,13 +147,6 @@ export class LinearBench {
     }
     return rows
   }
-}
-
-/** Launches that were recorded together. */
-export interface Series extends Disposable {
-  readonly launches: number
-  /** Runs them and returns the device time of one, in microseconds. */
-  sampleUs(): Promise<number>
 }
 
 /** NaN where one of them has a NaN. */

@@ -4,9 +4,15 @@ import { linearShapes, mlpDesc } from '@nexus/router-kernels/internal'
 import { dtypeCode, type RawLinearDesc } from '../native.js'
 import type { TunedLinear } from './tune-file.js'
 
+/** The MLPs that a layer can have. */
+export type MlpName = 'experts' | 'shared'
+
 export interface LinearSpec extends Pick<TunedLinear, 'dtype' | 'numExperts' | 'k' | 'n' | 'gated'> {
   /** Such as 'experts 1' or 'shared 2': whose, and which in order. */
   readonly name: string
+  /** Of which MLP of the layer, and at which place of its linear layers. */
+  readonly mlp: MlpName
+  readonly index: number
   /** Rows that a token has in it: topK, for a shared expert 1. */
   readonly rowsPerToken: number
   /** The first one reads its rows from their tokens; the last one writes them back to their slots. */
@@ -16,7 +22,7 @@ export interface LinearSpec extends Pick<TunedLinear, 'dtype' | 'numExperts' | '
 }
 
 export function linearsOf(experts: MlpSpec, topK: number, shared: MlpSpec | null): readonly LinearSpec[] {
-  const of = (whose: string, mlp: MlpSpec, rowsPerToken: number, routed: boolean): LinearSpec[] => {
+  const of = (whose: MlpName, mlp: MlpSpec, rowsPerToken: number, routed: boolean): LinearSpec[] => {
     const shapes = linearShapes(mlp)
     const { limit, alpha, activation } = mlpDesc(mlp)
     const { dtype, numExperts } = mlp
@@ -24,6 +30,8 @@ export function linearsOf(experts: MlpSpec, topK: number, shared: MlpSpec | null
       const last = i === shapes.length - 1
       return {
         name: `${whose} ${i + 1}`,
+        mlp: whose,
+        index: i,
         dtype,
         numExperts,
         k,

@@ -2,10 +2,11 @@
 import type { DeviceName } from '@nexus/native'
 import { call, deviceIndex, nativeVersion } from '../native.js'
 import type { Cell } from './cell.js'
-import { medianOf, type OrderPrice, orderPrices } from './decide.js'
+import { medianOf, type OrderPrice, orderPrices, ranked, type Timed } from './decide.js'
 import { type TuneDevice, tuneDevice } from './in-force.js'
-import type { LoadName } from './linear-bench.js'
 import type { LinearSpec } from './linears.js'
+import type { LoadName } from './series.js'
+import type { Step } from './step.js'
 import { type TunedLinear, type TuneFile, tuneSchema } from './tune-file.js'
 
 /** One linear layer at one bucket. */
@@ -13,33 +14,59 @@ export interface TunedCell {
   readonly linear: string
   readonly tokens: number
   readonly rows: number
-  readonly candidates: readonly {
+  /** Each alone. */
+  readonly candidates: readonly ({
     readonly name: string
     /** Order of its sums; '' where it changes with the rows. */
     readonly order: string
-    /** Medians in microseconds. */
-    readonly evenUs: number
-    readonly skewedUs: number
-    readonly samples: number
-  }[]
+  } & TunedTimes)[]
   readonly heuristic: string
-  /** The heuristic's variant stands for a step of kernels of its own, which is not what was timed: it stays. */
+  /** With the heuristic's variants a step runs as kernels of its own, which is not what was timed alone; it is what `steps` has. */
   readonly fusedStep: boolean
+  /** What the step chose: not always the fastest alone. The heuristic's where the time did not reach the step. */
   readonly chosen: string
+  /** Of the whole step: its time with the heuristic's variants over that with the chosen ones. */
+  readonly speedup: number
+  /** By how much a step had to be faster, relatively; `null` where the time did not reach it. */
+  readonly noise: number | null
+  /**
+   * The time of the fastest variant of the linear layer's batch-invariant order over the chosen one's, each alone; 1 is free, `null` without an
+   * order.
+   */
+  readonly invariantPrice: number | null
+}
+
+/** Medians in microseconds, by an even load and by a skewed one. */
+export interface TunedTimes {
+  readonly evenUs: number
+  readonly skewedUs: number
+  readonly samples: number
+}
+
+/** Whole steps at one bucket: which variants the linear layers of one MLP are to have, together. */
+export interface TunedStep {
+  /** 'experts' or 'shared'. */
+  readonly mlp: string
+  readonly tokens: number
+  /** Names of the linear layers, in the order of the variants. */
+  readonly linears: readonly string[]
+  /** The heuristic's first. With 'shared', the experts have what was chosen for them. */
+  readonly pairs: readonly ({ readonly variants: readonly string[] } & TunedTimes)[]
+  readonly heuristic: readonly string[]
+  readonly chosen: readonly string[]
   /** The heuristic's time over the chosen one's. */
   readonly speedup: number
-  /** By how much a variant had to be faster, relatively. */
+  /** By how much a pair had to be faster, relatively. */
   readonly noise: number
-  /** The time of the fastest variant of the linear layer's batch-invariant order over the chosen one's; 1 is free, `null` without an order. */
-  readonly invariantPrice: number | null
 }
 
 export interface TuneReport {
   readonly device: TuneDevice
   readonly cells: readonly TunedCell[]
+  readonly steps: readonly TunedStep[]
   /** By linear layer, the order of sums that `deterministic: 'batch-invariant'` will keep to, with its mean price over the buckets. */
   readonly invariant: readonly { readonly linear: string; readonly order: string; readonly meanPrice: number }[]
-  /** What the time did not reach. */
+  /** What the time did not reach: linear layers, and steps such as 'experts step'. What has no step is not in the file. */
   readonly skipped: readonly { readonly linear: string; readonly tokens: number }[]
   readonly elapsedMs: number
   /** What `saveTuning` writes. */
@@ -49,22 +76,32 @@ export interface TuneReport {
 /** More rows than any order without a kernel for many rows can take. */
 const manyRows = 2 ** 16
 
-/** What was found, for people and for the file. */
+/** What was measured. */
+export interface Found {
+  readonly cells: readonly Cell[]
+  readonly steps: readonly Step[]
+  readonly skipped: TuneReport['skipped']
+}
+
+/** What was found, for people and for the file; cells by linear layer. */
 export function report(
-  found: readonly { readonly linear: LinearSpec; readonly cells: readonly Cell[] }[],
-  { device, skipped, elapsedMs }: { device: DeviceName; skipped: TuneReport['skipped']; elapsedMs: number },
+  linearsOfLayer: readonly LinearSpec[],
+  found: Found,
+  { device, elapsedMs }: { readonly device: DeviceName; readonly elapsedMs: number },
 ): TuneReport {
   const site = tuneDevice(device)
   const cells: TunedCell[] = []
   const linears: TunedLinear[] = []
   const invariant: { linear: string; order: string; meanPrice: number }[] = []
-  for (const { linear, cells: measured } of found) {
+  for (const linear of linearsOfLayer) {
+    const measured = found.cells.filter((cell) => cell.linear === linear).map((cell) => chosenFor(cell, found.steps))
     if (measured.length === 0) continue
     const cheapest = cheapestOrder(linear, measured, device)
     if (cheapest !== undefined) invariant.push({ linear: linear.name, order: cheapest.order, meanPrice: cheapest.mean })
-    for (const [i, cell] of measured.entries()) cells.push(tunedCell(linear, cell, cheapest?.prices[i] ?? null))
+    for (const [i, cell] of measured.entries()) cells.push(tunedCell(cell, cheapest?.prices[i] ?? null))
+    const rows = measured.filter(({ step }) => step !== null).map(tunedRows)
     const { dtype, numExperts, k, n, gated } = linear
-    linears.push({ dtype, numExperts, k, n, gated, order: orderOf(cheapest), rows: measured.map(tunedRows) })
+    if (rows.length > 0) linears.push({ dtype, numExperts, k, n, gated, order: orderOf(cheapest), rows })
   }
   const file: TuneFile = {
     schema: tuneSchema,
@@ -73,7 +110,20 @@ export function report(
     source: `tune, ${new Date().toISOString()}`,
     linears,
   }
-  return { device: site, cells, invariant, skipped, elapsedMs, file }
+  return { device: site, cells, steps: found.steps.map(tunedStep), invariant, skipped: found.skipped, elapsedMs, file }
+}
+
+/** A cell and what its step made of it. */
+interface ChosenCell extends Cell {
+  readonly step: Step | null
+  readonly heuristic: string
+  readonly chosen: string
+}
+
+function chosenFor(cell: Cell, steps: readonly Step[]): ChosenCell {
+  const step = steps.find(({ cells }) => cells.includes(cell)) ?? null
+  const heuristic = cell.measured.find((m) => m.heuristic)?.name ?? ''
+  return { ...cell, step, heuristic, chosen: step?.chosen[step.cells.indexOf(cell)] ?? heuristic }
 }
 
 const orderOf = (cheapest: OrderPrice | undefined): string | null => cheapest?.order ?? null
@@ -82,7 +132,7 @@ const orderOf = (cheapest: OrderPrice | undefined): string | null => cheapest?.o
 const leastOrderGain = 0.02
 
 /** Among the orders that have a variant for any number of rows. */
-function cheapestOrder(linear: LinearSpec, cells: readonly Cell[], device: DeviceName): OrderPrice | undefined {
+function cheapestOrder(linear: LinearSpec, cells: readonly ChosenCell[], device: DeviceName): OrderPrice | undefined {
   const all = call((b) => b.routerKernels.candidates(deviceIndex(device), linear.raw, manyRows))
   const prices = orderPrices(cells, new Set(all.map(({ order }) => order).filter((order) => order !== '')))
   const usual = prices.find(({ order }) => order === all.find(({ invariant }) => invariant)?.order)
@@ -93,30 +143,49 @@ function cheapestOrder(linear: LinearSpec, cells: readonly Cell[], device: Devic
 
 const tenths = (us: number): number => Math.round(us * 1e3) / 1e3
 
-function tunedRows({ rows, measured, decision }: Cell): TunedLinear['rows'][number] {
+const timesOf = ({ even, skewed }: Timed): TunedTimes => ({
+  evenUs: tenths(medianOf(even)),
+  skewedUs: tenths(medianOf(skewed)),
+  samples: even.length,
+})
+
+function tunedRows({ rows, measured, heuristic, chosen }: ChosenCell): TunedLinear['rows'][number] {
   const times = (load: LoadName) => Object.fromEntries(measured.map((m) => [m.name, tenths(medianOf(m[load]))]))
+  const others = ranked(measured).filter(({ name }) => name !== chosen)
   return {
     rows,
-    variants: decision.variants,
-    heuristic: decision.heuristic,
+    variants: [chosen, ...others.map(({ name }) => name)],
+    heuristic,
     evenUs: times('even'),
     skewedUs: times('skewed'),
   }
 }
 
-function tunedCell(
-  linear: LinearSpec,
-  { tokens, rows, measured, decision }: Cell,
-  invariantPrice: number | null,
-): TunedCell {
-  const { heuristic, chosen, speedup, noise } = decision
-  const candidates = measured.map(({ name, order, even, skewed }) => ({
-    name,
-    order,
-    evenUs: tenths(medianOf(even)),
-    skewedUs: tenths(medianOf(skewed)),
-    samples: even.length,
-  }))
-  const fusedStep = measured.some((m) => m.heuristic && m.fusedStep)
-  return { linear: linear.name, tokens, rows, candidates, heuristic, fusedStep, chosen, speedup, noise, invariantPrice }
+function tunedCell(cell: ChosenCell, invariantPrice: number | null): TunedCell {
+  const { linear, tokens, rows, measured, heuristic, chosen, step } = cell
+  return {
+    linear: linear.name,
+    tokens,
+    rows,
+    candidates: measured.map((m) => ({ name: m.name, order: m.order, ...timesOf(m) })),
+    heuristic,
+    fusedStep: measured.some((m) => m.heuristic && m.fusedStep),
+    chosen,
+    speedup: step?.decision.speedup ?? 1,
+    noise: step?.decision.noise ?? null,
+    invariantPrice,
+  }
+}
+
+function tunedStep({ mlp, tokens, cells, measured, decision, chosen }: Step): TunedStep {
+  return {
+    mlp,
+    tokens,
+    linears: cells.map(({ linear }) => linear.name),
+    pairs: measured.map((m) => ({ variants: m.pair, ...timesOf(m) })),
+    heuristic: measured.find((m) => m.heuristic)?.pair ?? [],
+    chosen,
+    speedup: decision.speedup,
+    noise: decision.noise,
+  }
 }

@@ -20,6 +20,20 @@ export function uniforms(seed: number): () => number {
   }
 }
 
+/** Standard normal numbers. */
+function normals(seed: number): () => number {
+  const uniform = uniforms(seed)
+  return () => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform())
+}
+
+/** What is added to each expert's unit-normal scores: normal of standard deviation `skew`; those of `routings` with the same seed. */
+export function expertBiases(numExperts: number, skew: number, seed: number): Float32Array {
+  return Float32Array.from(biases(numExperts, skew, normals(seed)))
+}
+
+const biases = (numExperts: number, skew: number, normal: () => number): Float64Array =>
+  Float64Array.from({ length: numExperts }, () => skew * normal())
+
 /**
  * Each token's `topK` best of random scores: standard normal ones plus, for each expert, one bias of standard deviation `skew` that all
  * `count` routings share. 0: every expert is as likely as any other.
@@ -30,10 +44,8 @@ export function routings(
   count: number,
   seed: number,
 ): readonly Routing[] {
-  const { numExperts } = shape
-  const uniform = uniforms(seed)
-  const normal = (): number => Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform())
-  const bias = Float64Array.from({ length: numExperts }, () => skew * normal())
+  const normal = normals(seed)
+  const bias = biases(shape.numExperts, skew, normal)
   return Array.from({ length: count }, () => routing(shape, bias, normal))
 }
 

@@ -25,11 +25,11 @@ export type VariantTimes = Readonly<Record<string, number>>
 /** What was found for one number of rows: tokens of a token bucket, times the experts of a token. */
 export interface TunedRows {
   readonly rows: number
-  /** What runs, then the other candidates from fast to slow. A name that a device lacks is passed over. */
+  /** What runs, then the other candidates from fast to slow alone. A name that a device lacks is passed over. */
   readonly variants: readonly string[]
   /** What would run without the file. */
   readonly heuristic: string
-  /** By an even load over the experts, and by a skewed one; empty where no times were kept. */
+  /** Alone, by an even load over the experts, and by a skewed one; empty where no times were kept. */
   readonly evenUs: VariantTimes
   readonly skewedUs: VariantTimes
 }

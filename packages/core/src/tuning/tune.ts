@@ -1,15 +1,17 @@
 /**
- * `tune`: measures every kernel variant of a layer's linear layers on the device at hand, for the token buckets asked for, and decides which
- * one is to run. Nothing is written and nothing put in force here: `saveTuning` does that.
+ * `tune`: measures every kernel variant of a layer's linear layers on the device at hand, for the token buckets asked for, then whole steps with
+ * the best of them together, and decides which are to run. Nothing is written and nothing put in force here: `saveTuning` does that.
  */
 import { tokenBucket } from '@nexus/graphs'
 import { checkInteger, checkNumber, type DeviceName, describe, requireOptions, Stream, systemInfo } from '@nexus/native'
 import { type LayerConfig, type LayerOptions, layerOptionKeys, resolveOptions } from '../options.js'
-import { type Cell, measureCell } from './cell.js'
-import { LinearWeights } from './linear-bench.js'
-import { type LinearSpec, linearsOf } from './linears.js'
-import { report, type TuneReport } from './report.js'
+import { type Budget, type Cell, measureCell, type Site } from './cell.js'
+import { type LinearSpec, linearsOf, type MlpName } from './linears.js'
+import { type Found, report, type TuneReport } from './report.js'
+import { choicesOf, measureStep, type Step } from './step.js'
+import type { Choice } from './step-bench.js'
 import { linearKey } from './tune-file.js'
+import { TuneWeights } from './tune-weights.js'
 
 /** What a layer is, and how its variants are to be measured. */
 export interface TuneOptions
@@ -25,13 +27,14 @@ export interface TuneOptions
   readonly skew?: number
   /** Bytes of cache that weights must not be served from: launches go over at least twice as many. @default the GPU's L2; 32 MiB on the CPU */
   readonly cacheBytes?: number
-  /** Called before each bucket of each linear layer, and at the end. */
+  /** Called at each bucket before each linear layer and before the steps, and at the end. */
   readonly onProgress?: (progress: TuneProgress) => void
   /** Ends it: it rejects with the signal's reason, and everything it allocated is freed. */
   readonly signal?: AbortSignal
 }
 
 export interface TuneProgress {
+  /** A linear layer's name, or 'experts step', 'shared step': whole steps that decide about those linear layers together. */
   readonly linear: string
   readonly tokens: number
   readonly done: number
@@ -51,35 +54,68 @@ const known = [...layerOptionKeys.filter((key) => !refusedKeys.some((refused) =>
 export async function tune(options: TuneOptions): Promise<TuneReport> {
   const began = performance.now()
   const { config, tokens, budgetMs, skew, cacheBytes, onProgress, signal } = resolve(options)
-  const { device } = config
+  const { device, seed } = config
   signal?.throwIfAborted()
   const linears = distinct(linearsOf(config.experts, config.rule.topK, config.shared?.mlp ?? null))
-  const found: { linear: LinearSpec; cells: Cell[] }[] = []
-  const skipped: { linear: string; tokens: number }[] = []
-  const total = linears.length * tokens.length
-  const stream = Stream.create({ device })
+  const mlps = [...new Set(linears.map(({ mlp }) => mlp))]
+  const found = { cells: [] as Cell[], steps: [] as Step[], skipped: [] as { linear: string; tokens: number }[] }
+  const total = (linears.length + mlps.length) * tokens.length
   let done = 0
+  /** Keeps what one part finds, or its name where the time does not reach it. */
+  const part = async <T>(
+    linear: string,
+    count: number,
+    into: T[],
+    measure: (budget: Budget) => Promise<T | null>,
+  ): Promise<void> => {
+    signal?.throwIfAborted()
+    onProgress?.({ linear, tokens: count, done, total })
+    const left = budgetMs - (performance.now() - began)
+    const result = left <= 0 ? null : await measure({ fair: left / (total - done), left })
+    if (result === null) found.skipped.push({ linear, tokens: count })
+    else into.push(result)
+    done++
+  }
+  const stream = Stream.create({ device })
   try {
-    for (const [i, linear] of linears.entries()) {
-      const cells: Cell[] = []
-      found.push({ linear, cells })
-      using weights = new LinearWeights(linear, device, stream, cacheBytes, config.seed + i)
-      for (const count of tokens) {
-        signal?.throwIfAborted()
-        onProgress?.({ linear: linear.name, tokens: count, done, total })
-        const left = budgetMs - (performance.now() - began)
-        const site = { weights, device, stream, signal, skew, seed: config.seed }
-        const cell = left <= 0 ? null : await measureCell(count, { fair: left / (total - done), left }, site)
-        if (cell === null) skipped.push({ linear: linear.name, tokens: count })
-        else cells.push(cell)
-        done++
+    using weights = new TuneWeights(config, stream, cacheBytes)
+    const site: Site = { weights, device, stream, signal, skew, seed }
+    for (const count of tokens) {
+      for (const linear of linears) {
+        await part(linear.name, count, found.cells, (budget) => measureCell(linear, count, budget, site))
+      }
+      for (const mlp of mlps) {
+        const cells = cellsOf(found, linears, mlp, count)
+        const others = mlps.filter((other) => other !== mlp).flatMap((other) => chosenFor(found, other, count))
+        await part(`${mlp} step`, count, found.steps, async (budget) =>
+          cells === null ? null : measureStep(config, cells, others, budget, site),
+        )
       }
     }
     onProgress?.({ linear: '', tokens: 0, done, total })
   } finally {
     stream.dispose()
   }
-  return report(found, { device, skipped, elapsedMs: performance.now() - began })
+  return report(linears, found, { device, elapsedMs: performance.now() - began })
+}
+
+/** The cells of an MLP at one bucket; `null` where the time did not reach one of them. */
+function cellsOf(
+  { cells }: Pick<Found, 'cells'>,
+  linears: readonly LinearSpec[],
+  mlp: MlpName,
+  tokens: number,
+): readonly [Cell, ...Cell[]] | null {
+  const there = cells.filter(({ linear, tokens: count }) => linear.mlp === mlp && count === tokens)
+  const [first, ...rest] = there
+  const all = linears.filter((linear) => linear.mlp === mlp).length
+  return first === undefined || there.length < all ? null : [first, ...rest]
+}
+
+/** What an MLP has in a step so far: what was chosen for it, else, by not being named, the heuristic's variants. */
+function chosenFor({ steps }: Found, mlp: MlpName, tokens: number): readonly Choice[] {
+  const step = steps.find((other) => other.mlp === mlp && other.tokens === tokens)
+  return step === undefined ? [] : choicesOf(step.cells, step.chosen)
 }
 
 /** Those of one shape are measured once: a table does not tell them apart. */
