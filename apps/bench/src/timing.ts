@@ -17,9 +17,9 @@ export interface Timing {
 }
 
 export interface TimingOptions {
-  /** Roughly how long to time, all batches together. */
+  /** Roughly how long to time, all batches together: a device that is busy for longer runs hotter, and slower. */
   readonly budgetMs: number
-  /** Batches. @default 15 */
+  /** Batches, at most; where one takes longer than its part of the budget there are fewer, at least five. @default 15 */
   readonly samples?: number
   /** Calls of a batch, at most: those queued ahead must not fill the launch queue. @default 4000 */
   readonly maxCalls?: number
@@ -54,11 +54,13 @@ export async function timeCalls(
     }
     await batch(1)
     const estimateUs = Math.max(await batch(1), 0.1)
-    const fitting = (budgetMs * 1e3) / samples / (estimateUs * calls.length)
+    const roundUs = estimateUs * calls.length
+    const fitting = (budgetMs * 1e3) / samples / roundUs
     const rounds = Math.max(1, Math.ceil(Math.min(maxCalls / calls.length, fitting)))
+    const batches = Math.min(samples, Math.max(5, Math.floor((budgetMs * 1e3) / (rounds * roundUs))))
     await batch(rounds)
     const times: number[] = []
-    for (let i = 0; i < samples; i++) times.push(await batch(rounds))
+    for (let i = 0; i < batches; i++) times.push(await batch(rounds))
     return timingOf(times)
   } finally {
     start.dispose()

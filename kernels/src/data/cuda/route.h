@@ -15,10 +15,11 @@
 namespace nexus::cuda {
 
 constexpr int kBlockTokens = 128;  // the most for one block
-/// Over how many tokens, and up to how many, a cluster is quicker than a block and than two launches: by fours, and
-/// with a warp per token. To be measured; predictions in docs/kernels/log.md.
-constexpr int kClusterFromQuad = 32, kClusterToQuad = 256;
-constexpr int kClusterFromWarp = 8, kClusterToWarp = 128;
+/// Over how many tokens, and up to how many, a cluster is quicker than a block and than two launches (H200,
+/// docs/kernels/log.md, entry 6): by fours, and with a warp per token.
+constexpr int kClusterFromQuad = 64, kClusterFromWarp = 8, kClusterToWarp = 128;
+constexpr int cluster_to_quad(int experts) { return experts <= 64 ? 512 : experts <= 128 ? 256 : kClusterFromQuad; }
+
 /// The grid's chunks, each a block's. Up to kWideExperts experts each block of the second launch adds up all chunks'
 /// histograms itself; with more, which would be too many bytes, a launch between the two does.
 constexpr int kWideExperts = 256;

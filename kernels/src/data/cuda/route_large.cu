@@ -295,7 +295,8 @@ RoutePath path_for(const RouterDesc& d, int64_t tokens, bool clusters) {
   if (wanted == RoutePath::kCluster && clusters && cluster_fits(d, tokens)) return wanted;
   if (wanted == RoutePath::kGrid && tokens > 0) return wanted;
   const bool quad = by_fours(d);
-  const int64_t from = quad ? kClusterFromQuad : kClusterFromWarp, to = quad ? kClusterToQuad : kClusterToWarp;
+  const int64_t from = quad ? kClusterFromQuad : kClusterFromWarp;
+  const int64_t to = quad ? cluster_to_quad(d.experts) : kClusterToWarp;
   if (clusters && tokens > from && tokens <= to && cluster_fits(d, tokens)) return RoutePath::kCluster;
   return block_fits(d, tokens) ? RoutePath::kBlock : RoutePath::kGrid;
 }
