@@ -5,14 +5,13 @@
 //
 //   step_bench [--tokens=1,8,…] [--skew=S] [--ways=WAY,…] [--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
 //
-// A way is `auto` (what a layer takes), `decode` (a step in two launches), or FIRST+SECOND, the kernel variants of the
-// two linear layers (bf16). `-`: the way does not serve the step. --skew: the standard deviation of a bias that each
-// expert has in all logits.
+// A way is `auto` (a launch for each operation, the heuristic's variants), `decode` (the kernels of decode.h), or
+// FIRST+SECOND, the kernel variants of the two linear layers (bf16). `-`: the way does not serve the step. --skew: the
+// standard deviation of a bias that each expert has in all logits.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
-#include <functional>
 #include <memory>
 #include <random>
 #include <string>

@@ -1,6 +1,6 @@
-// Decode steps in two launches against the chain of operations that they stand for: outputs, choice, weights, counts
-// and ring are the same bytes, eager and recorded, whatever layer within their range; and a step outside of it takes
-// the chain. On a GPU of compute capability 9.0 only: elsewhere there is nothing but the chain.
+// Decode steps by kernels of their own against the chain of operations that they stand for: outputs, choice, weights,
+// counts and ring are the same bytes, eager and recorded, whatever layer within their range; and a step outside of it
+// takes the chain. On a GPU of compute capability 9.0 only: elsewhere there is nothing but the chain.
 #include "cuda_path.h"
 #include "layer_data.h"
 
@@ -255,7 +255,52 @@ TEST("decode: what it does not serve takes the chain") {
   other = d;
   other.experts.input = other.experts.output = 36;  // rows that are not aligned to 16 bytes
   CHECK(!taken(other, 1));
-  CHECK(!taken(d, 16));  // more rows than a quarter of the experts
+  CHECK(!taken(d, 16));  // more than 16 rows
   const std::string message = expect_error(ErrorCode::kInvalidArgument, [] { set_decode_path("sideways"); });
   CHECK(message.find("set_decode_path") != std::string::npos && message.find("sideways") != std::string::npos);
+}
+
+namespace {
+
+/// For layers made in its scope: matrix-vector products for both linear layers, at so many rows.
+struct GemvTable {
+  GemvTable(const MlpDesc& mlp, int64_t rows) {
+    std::vector<VariantTable::Choice> choices;
+    for (int i = 0; i < mlp_layers(mlp.kind); ++i)
+      choices.push_back({variant_key(mlp_layer(mlp, i)), rows, {"gemv_1x8"}});
+    set_variant_table(device_, std::make_shared<VariantTable>(choices, std::vector<VariantTable::Order>{}));
+  }
+  ~GemvTable() { set_variant_table(device_, nullptr); }
+  GemvTable(const GemvTable&) = delete;
+  GemvTable& operator=(const GemvTable&) = delete;
+
+ private:
+  const std::string device_ = device_class(DeviceId{0});
+};
+
+}  // namespace
+
+TEST("decode: 64 rows by a table, unless a block cannot hold the keys of so many experts") {
+  require_hopper();
+  Random random(1203);
+  Bench bench(DeviceId{0});
+  for (const int experts : {64, 512}) {
+    LayerDesc d;
+    d.router = {.experts = experts, .top_k = 1};
+    d.experts = {.dtype = DType::kBF16, .experts = experts, .input = 64, .hidden = 64, .output = 64};
+    const GemvTable table(d.experts, 64);
+    const auto layer =
+        Layer::create(d, upload(bench.stream, random_weights(random, d, {.given_logits = true})), bench.device);
+    const auto ring = CountRing::create(bench.device, experts, 2);
+    const Batch batch(random, bench, d, 64, true);
+    std::vector<Result> results;
+    std::vector<int> nodes;
+    for (const char* by : {"chain", "fused"}) {
+      const Path path(set_decode_path, by);
+      results.push_back(run_step(bench, *layer, nullptr, batch, *ring, results.size()));
+      nodes.push_back(layer->capture(bench.stream, 64, true, nullptr, nullptr)->nodes());
+    }
+    check_equal(results[1], results[0], show(experts) + " experts");
+    CHECK_EQ(nodes[1] < nodes[0], experts == 64);
+  }
 }

@@ -2,7 +2,6 @@
 // calls, against a plain definition of what they are for. Needs no GPU.
 #include "data/cuda/hopper_shape.h"
 
-#include <algorithm>
 #include <array>
 #include <set>
 #include <vector>

@@ -39,7 +39,7 @@ NEXUS_DATA_PLANE
 
 /// A step of few tokens from logits to outputs, all operations of it at once.
 struct DecodeArgs {
-  RouteArgs route;            ///< logits may be null with a step, like x and out; no workspace
+  RouteArgs route;            ///< logits may be null with a step, like x and out
   int64_t choice_tokens = 0;  ///< see GroupedLinearArgs::choice_rows
   const void* x = nullptr;
   MlpWeights weights;

@@ -1,6 +1,8 @@
 // The layout of a workspace, and how memory is let go of while steps are queued.
 #include "exec/layer_workspace.h"
 
+#include "exec/backend.h"
+
 namespace nexus {
 namespace {
 
@@ -75,6 +77,11 @@ void drop_behind(const std::shared_ptr<Stream>& stream, std::shared_ptr<Buffer> 
 void keep_until_reached(const std::shared_ptr<Stream>& stream, std::shared_ptr<void> held) noexcept {
   if (held == nullptr || stream == nullptr) return;
   try {
+    // How far it has come cannot be asked of a stream that somebody captures, and asking would fail the capture. The
+    // key is an address, which is no layer's number.
+    if (stream->capturing() &&
+        kept_by_capture(stream, reinterpret_cast<uintptr_t>(held.get()), [&held] { return held; }) != nullptr)
+      return;
     const auto reached = Event::create(stream->device());
     reached->record(*stream);
     if (reached->ready()) return;

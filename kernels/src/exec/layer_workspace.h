@@ -65,7 +65,8 @@ class Workspace {
 /// Lets go of device memory behind what is queued on `stream` now. Saying so only here, and not at every step, is what
 /// keeps memory that lives long from holding every stream (and every slice of one) that ever used it.
 void drop_behind(const std::shared_ptr<Stream>& stream, std::shared_ptr<Buffer> buffer) noexcept;
-/// Lets go of anything else that queued work uses: at once when the stream has come that far, else when it has.
+/// Lets go of anything else that queued work uses: at once when the stream has come that far, else when it has; with
+/// the graph, or the capture when it is undone, where the stream is being captured.
 void keep_until_reached(const std::shared_ptr<Stream>& stream, std::shared_ptr<void> held) noexcept;
 
 }  // namespace nexus

@@ -1,7 +1,7 @@
 /** Steps of layers in a graph of the caller's: eager bits at every launch, memory that the graph holds, and what is refused. */
 import { readFileSync } from 'node:fs'
-import { expect, test } from 'vitest'
-import { liveMemory, onEachDevice } from '../../router-kernels/test/support/devices.js'
+import { afterEach, expect, test, vi } from 'vitest'
+import { allFreed, liveMemory, onEachDevice } from '../../router-kernels/test/support/devices.js'
 import {
   DisposedError,
   Event,
@@ -12,6 +12,8 @@ import {
   Stream,
   Tensor,
 } from '../src/index.js'
+
+vi.setConfig({ testTimeout: 30_000, hookTimeout: 30_000 })
 
 onEachDevice('steps in a graph of the caller', (device) => {
   const shape: MoELayerOptions = {
@@ -32,9 +34,7 @@ onEachDevice('steps in a graph of the caller', (device) => {
   const bytes = async (t: Tensor): Promise<Buffer> => Buffer.from((await t.toArray()).slice().buffer)
   const same = async (got: Tensor, want: Tensor): Promise<void> =>
     expect(Buffer.compare(await bytes(got), await bytes(want))).toBe(0)
-  /** Releases that wait for launches come back on threads of their own. */
-  const back = (before: Awaited<ReturnType<typeof liveMemory>>) =>
-    expect.poll(() => liveMemory(device), { timeout: 5000, interval: 2 }).toEqual(before)
+  afterEach(() => allFreed(device))
 
   test('the example of the documentation', async () => {
     const page = readFileSync(new URL('../../../docs/graphs.md', import.meta.url), 'utf8')
@@ -114,30 +114,56 @@ onEachDevice('steps in a graph of the caller', (device) => {
   })
 
   test('the graph holds weights and scratch memory: the layer, its stream and all tensors may go before it', async () => {
-    const before = await liveMemory(device)
-    {
-      using home = Stream.create({ device })
-      const layer = await MoELayer.create({ ...shape, stream: home })
-      using stream = Stream.create({ device })
-      const x = tensor(20, 1)
-      using out = blank(20)
-      using want = blank(20)
-      layer.enqueue(x, { out: want })
-      const graph = Graph.capture(stream, () => void layer.enqueue(x, { out, stream }))
-      graph.launch()
+    using home = Stream.create({ device })
+    const layer = await MoELayer.create({ ...shape, stream: home })
+    using stream = Stream.create({ device })
+    const x = tensor(20, 1)
+    using out = blank(20)
+    using want = blank(20)
+    layer.enqueue(x, { out: want })
+    const graph = Graph.capture(stream, () => void layer.enqueue(x, { out, stream }))
+    graph.launch()
+    layer.dispose()
+    home.dispose()
+    x.dispose()
+    expect(() => layer.enqueue(x, { out })).toThrow(DisposedError)
+    await same(out, want)
+    await rewrite(out, 3)
+    graph.launch(Stream.default(device))
+    await same(out, want)
+    graph.launch()
+    graph.dispose()
+    await same(out, want)
+    // And nothing is left of it: see afterEach.
+  })
+
+  test.each(Object.entries(ways))('a layer that is disposed of while its step is recorded, %s', async (_, way) => {
+    await using other = await MoELayer.create({ ...shape, seed: 2 })
+    using stream = Stream.create({ device })
+    using x = tensor(9, 1)
+    using out = blank(9)
+    using next = blank(9)
+    using want = blank(9)
+    const make = () => MoELayer.create({ ...shape, ...way, seed: 1 })
+    const step = (layer: MoELayer) => {
+      layer.enqueue(x, { out, stream })
       layer.dispose()
-      home.dispose()
-      x.dispose()
-      expect(() => layer.enqueue(x, { out })).toThrow(DisposedError)
-      await same(out, want)
-      await rewrite(out, 3)
-      graph.launch(Stream.default(device))
-      await same(out, want)
-      graph.launch()
-      graph.dispose()
-      await same(out, want)
+      other.enqueue(out, { out: next, stream })
     }
-    await back(before)
+    const layer = await make()
+    // Its last steps that run are on the stream that is recorded.
+    for (let i = 0; i < 3; i++) layer.enqueue(x, { out, stream })
+    other.enqueue(out, { out: want, stream })
+    using graph = Graph.capture(stream, () => step(layer))
+    const undone = await make()
+    undone.enqueue(x, { out, stream })
+    const failing = () => {
+      step(undone)
+      throw new Error('behind')
+    }
+    expect(() => Graph.capture(stream, failing)).toThrow(/behind$/)
+    for (let i = 0; i < 3; i++) graph.launch()
+    await same(next, want)
   })
 
   test('graphs that are made and disposed of leave no memory, nor do captures that fail', async () => {
@@ -146,7 +172,7 @@ onEachDevice('steps in a graph of the caller', (device) => {
     using out = blank(20)
     layer.enqueue(x, { out })
     const stream = Stream.default(device)
-    const before = await liveMemory(device)
+    const { liveBytes, liveBuffers } = await liveMemory(device)
     for (let i = 0; i < 20; i++) {
       using graph = Graph.capture(stream, () => void layer.enqueue(x, { out }))
       graph.launch()
@@ -157,7 +183,12 @@ onEachDevice('steps in a graph of the caller', (device) => {
         }),
       ).toThrow(/behind$/)
     }
-    await back(before)
+    // What the layer was made from may have been live still: at the end it is not.
+    const more = async () => {
+      const now = await liveMemory(device)
+      return now.liveBytes > liveBytes || now.liveBuffers > liveBuffers
+    }
+    await expect.poll(more, { timeout: 20_000, interval: 2 }).toBe(false)
   })
 
   test('larger steps that make the layer’s workspace grow do not touch what was recorded', async () => {

@@ -1,7 +1,5 @@
 // See check.h.
 #include <algorithm>
-#include <memory>
-#include <string>
 
 #include "data/cuda/check.h"
 #include "data/cuda/hopper.h"

@@ -32,7 +32,10 @@ bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& expert
   if (!decode_path() || to.share_sm || !hopper_path(to.device) || !device_facts(to.device).dependent_launch)
     return false;
   if (mlp_layers(experts.kind) != 2 || router.experts > kDecodeExperts) return false;
-  if (tokens == 0 || std::max(tokens, args.choice_tokens) * router.top_k > kDecodeSlots) return false;
+  const int64_t most = std::max(tokens, args.choice_tokens);
+  if (tokens == 0 || most * router.top_k > kDecodeSlots) return false;
+  // Only a named or measured variant comes with more keys than that.
+  if (decode_ranking(most, router.experts) + kDecodeResultBytes > kDecodeSharedBytes) return false;
   const GroupedLinearDesc first = mlp_layer(experts, 0), second = mlp_layer(experts, 1);
   constexpr int64_t kMostWidth = 1 << 24;  // items are counted in 32 bits
   if (std::max({first.k, first.n, second.n}) > kMostWidth || !aligned16(args.hidden)) return false;
@@ -44,10 +47,8 @@ bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& expert
 
   DecodeParams p{};
   p.route.desc = router;
-  p.route.logits = args.route.logits, p.route.select_bias = args.route.select_bias, p.route.tokens = tokens;
-  p.route.step = args.route.step, p.route.ring = args.route.ring;
+  p.route.logits = args.route.logits, p.route.tokens = tokens, p.route.step = args.route.step;
   p.route.expert_ids = args.route.expert_ids, p.route.weights = args.route.weights;
-  p.route.counts = args.route.counts, p.route.offsets = args.route.offsets, p.route.order = args.route.order;
   p.x = args.x, p.out = args.out, p.hidden = args.hidden;
   p.first = {args.weights.weight[0], args.weights.bias[0], static_cast<int>(first.k), static_cast<int>(first.n)};
   p.second = {args.weights.weight[1], args.weights.bias[1], static_cast<int>(second.k), static_cast<int>(second.n)};

@@ -8,8 +8,8 @@
 // In place of route → linear → linear → combine, with the same bits: sums in the same order (gemv_sum.cuh), each
 // rounded where the chain stores it. What is gained, and why so:
 // - Where the chosen experts are those of the largest logits, every block finds them for itself (decode_rank.cuh), all
-//   of its warps at once. So decode_hidden runs beside route, whose ids and weights take longer, and nothing waits for
-//   them before the last sum.
+//   of its warps at once. So decode_hidden runs beside route, whose ids and weights take longer, and waits for them
+//   when its own work is done.
 // - decode_output's first blocks come early, too, and fetch their first weights before they wait: which those are
 //   follows from the logits, which are older than the step. So the memory works on across the boundary of the two.
 // - A block of decode_output owns columns of tokens, for all of a token's experts: it can sum them itself. No rows go
@@ -38,6 +38,8 @@ constexpr int kDecodeRows = 4, kDecodeAhead = 2;
 constexpr int kDecodeSlots = 64, kDecodeExperts = 512;
 /// Of shared memory at most; the input's rows lie there if they fit.
 constexpr int kDecodeSharedBytes = 48 * 1024;
+/// Of them at most: decode_output's results, and its weights.
+constexpr int kDecodeResultBytes = 4 * (kDecodeRows + 1) * kDecodeSlots;
 
 struct DecodeLinear {
   const void* weight;
@@ -56,12 +58,16 @@ struct DecodeParams {
   bool gated, scale_input;
   bool ranked;  // the chosen experts are those of the largest logits
   int units;    // of four columns of a token, that a block of decode_output has
-  // Shared memory: ids | weights or keys of ranking | results or the input's rows.
-  int keys, input;  // where they begin; input 0: it does not fit, and is read where it is
+  // Shared memory: ids | keys of ranking | results or the input's rows.
+  int keys, input;  // where the second and third begin; input 0: it does not fit, and is read where it is
 };
 
 /// Keys of a token's experts while they are ranked, in whole words of 16 bytes.
 __host__ __device__ constexpr int decode_keys(int experts) { return (experts + 3) / 4 * 4; }
+/// Bytes of shared memory before the results or the input's rows.
+constexpr int64_t decode_ranking(int64_t tokens, int experts) {
+  return 4 * (kDecodeSlots + tokens * decode_keys(experts));
+}
 /// Rows of a linear layer in items.
 __host__ __device__ constexpr int decode_items(int n) { return (n + kDecodeRows - 1) / kDecodeRows; }
 

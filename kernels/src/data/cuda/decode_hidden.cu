@@ -3,9 +3,10 @@
 //   hidden[s, :] = act(W1[e(s)] · x[s / top_k] (· weight[s]) + b1[e(s)])        for every slot s
 //   bytes: slots · n · k weights.
 //
-// An item is four weight rows of a slot; neighbouring warps have neighbouring ones. The grid leaves room on each SM for
-// a block of decode_output.
+// An item is four weight rows of a slot; neighbouring warps have neighbouring ones. Where there are more than warps
+// have room, the grid leaves some on each SM for a block of decode_output.
 #include <algorithm>
+#include <type_traits>
 
 #include "data/cuda/decode_rank.cuh"
 #include "data/cuda/decode_rows.cuh"
@@ -32,7 +33,7 @@ __global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
   wait_async<0>();
   __syncthreads();
 
-  const int groups = n / kDecodeRows;  // k of the second layer is whole 16 bytes, so is n
+  const int groups = n / kDecodeRows;  // k of the second layer is whole 16 bytes, so n is whole items
   const int first = static_cast<int>(blockIdx.x) * kDecodeWarps + (static_cast<int>(threadIdx.x) >> 5);
 #pragma unroll 1
   for (int item = first; item < step.tokens * top_k * groups; item += static_cast<int>(gridDim.x) * kDecodeWarps) {
@@ -77,7 +78,7 @@ void launch_decode_hidden(DType dtype, const DecodeParams& params, const Target&
   const int64_t items = params.route.tokens * params.route.desc.top_k * (params.first.n / kDecodeRows);
   const int64_t input = params.route.tokens * params.first.k * static_cast<int64_t>(size_of(dtype));
   DecodeParams p = params;
-  const int end = p.keys + static_cast<int>(4 * p.route.tokens) * decode_keys(p.route.desc.experts);
+  const int end = static_cast<int>(decode_ranking(p.route.tokens, p.route.desc.experts));
   p.input = end + input <= kDecodeSharedBytes ? end : 0;
   const size_t shared = static_cast<size_t>(end + (p.input == 0 ? 0 : input));
   with_type(dtype, [&](auto zero) {

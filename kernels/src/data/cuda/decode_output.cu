@@ -80,7 +80,7 @@ void launch_decode_output(DType dtype, DecodeParams p, const Target& target, boo
   // An item for every warp, unless there are so few that they had better spread over all SMs.
   const int64_t spread = units / std::max(1, 2 * target.width);
   p.units = static_cast<int>(std::clamp<int64_t>(spread, 1, std::max(1, kDecodeWarps / top_k)));
-  p.input = p.keys + static_cast<int>(4 * p.route.tokens) * decode_keys(p.route.desc.experts);
+  p.input = static_cast<int>(decode_ranking(p.route.tokens, p.route.desc.experts));
   const size_t shared =
       static_cast<size_t>(p.input) + sizeof(float) * static_cast<size_t>(p.units * top_k * kDecodeRows);
   with_type(dtype, [&](auto zero) {

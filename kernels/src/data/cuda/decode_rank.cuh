@@ -1,5 +1,5 @@
-// What a block of a decode kernel finds out for itself: the step's pointers and tokens, the tokens' experts, and a copy
-// of the input rows near by. All of it is read past L1, while kernels before this one may still run.
+// What a block of a decode kernel finds out for itself, while kernels before this one may still run: the step's
+// pointers and tokens, the tokens' experts, and a copy of the input rows near by. All of it is read past L1.
 #pragma once
 #include "data/cuda/decode.h"
 #include "data/cuda/launch.h"

@@ -2,6 +2,8 @@
 // of the sums. Loads are plain ones past L1: with some thirty warps on an SM they keep as much under way as copies
 // through shared memory, and leave the order of work to the hardware (docs/kernels/log.md, entry 7).
 #pragma once
+#include <type_traits>
+
 #include "data/cuda/gemv_sum.cuh"
 
 namespace nexus::cuda {

@@ -1,5 +1,5 @@
-// Host side of the Hopper path (hopper_grouped.cuh): its tile, its launchers, and its tensor maps. When
-// it may run is in arch.h.
+// Host side of the Hopper path (hopper_grouped.cuh): its shapes, its launchers, and its tensor maps. When it may run is
+// in arch.h.
 #pragma once
 #include <cuda.h>
 #include <cuda_runtime_api.h>
@@ -21,7 +21,7 @@ constexpr int kWgmmaFewRows = 64, kWgmmaFewStages = 5;
 extern const Variant kWgmmaFew;
 /// The first two, but finished rows leave through shared memory, in whole lines: faster where k is short or rows an
 /// expert are up to 160, slower than direct stores where a gated layer's are more. And for layers of few weights, 128
-/// columns instead of 256: twice the tiles, with 128 to 192 KiB of weights in flight. Without lanes: see plain_shape().
+/// columns instead of 256: twice the tiles, with 144 or 176 KiB of weights in flight. Without lanes: see plain_shape().
 constexpr int kWgmmaNarrowStages = 9, kWgmmaNarrowFewRows = 32, kWgmmaNarrowFewStages = 11;
 extern const Variant kWgmmaStaged, kWgmmaPairStaged, kWgmmaNarrow, kWgmmaNarrowFew;
 /// Beside a neighbour on the same SM: of its 228 KiB and 65536 registers, 92 KiB and 19456 are left. That is two blocks

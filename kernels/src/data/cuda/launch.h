@@ -4,8 +4,9 @@
 //
 // The rule that keeps it safe: EVERY kernel launched through here calls wait_for_previous() in every thread before it
 // reads or writes anything that an earlier kernel touches, and release_next() only after that. So a kernel that has
-// passed its wait knows that all kernels before the previous one are complete, too. The decode kernels, which make more
-// of that, say in decode.h why they may.
+// passed its wait knows that all kernels before the previous one are complete, too. Two make more of that: the decode
+// kernels (decode.h says why they may), and the matrix-vector kernel of a layer behind another one, which reads offsets
+// that are older than the kernel before it (gemv.cu).
 #pragma once
 #include <cuda_runtime.h>
 

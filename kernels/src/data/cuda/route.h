@@ -16,7 +16,7 @@ namespace nexus::cuda {
 
 constexpr int kBlockTokens = 128;  // the most for one block
 /// Over how many tokens, and up to how many, a cluster is quicker than a block and than two launches (H200,
-/// docs/kernels/log.md, entry 6): by fours, and with a warp per token.
+/// docs/kernels/log.md, entry 8): by fours, and with a warp per token.
 constexpr int kClusterFromQuad = 64, kClusterFromWarp = 8, kClusterToWarp = 128;
 constexpr int cluster_to_quad(int experts) { return experts <= 64 ? 512 : experts <= 128 ? 256 : kClusterFromQuad; }
 

@@ -44,11 +44,11 @@ constexpr Variant kMma128x128 = mma("mma_128x128x64_s3", 128, 128, 64, 3, 4);
 constexpr int64_t kShortK = 1024;
 
 // The rest is for Hopper, as measured on an H200 in whole steps rather than by linear layers alone
-// (docs/kernels/log.md, entry 7): a step takes 3 to 5 us less where both layers of an MLP run the same kernel, so the
+// (docs/kernels/log.md, entry 6): a step takes 3 to 5 us less where both layers of an MLP run the same kernel, so the
 // rules give them the same where they can.
 //
-// Up to so many rows in all, tiles of 256 columns do not cover the chip, but 16x32 ones do (GPT-OSS and Mixtral at 2
-// tokens).
+// Up to so many rows in all, tiles of 256 columns do not cover the chip, but 16x32 ones do (measured on GPT-OSS and
+// Mixtral at 2 tokens).
 constexpr int64_t kHandfulOfRows = 8;
 // Mean rows an expert. Up to the first, weights are all that matters, and the shape with the most of them in flight is
 // the fastest: us at 512 tokens, against tiles of 160 rows, Qwen3 (32 rows) 318 and 324, DeepSeek-V2 (48) 300 and 308,

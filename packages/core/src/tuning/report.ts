@@ -60,6 +60,7 @@ export interface TunedStep {
   readonly noise: number
 }
 
+/** What `tune` measured and decided. */
 export interface TuneReport {
   readonly device: TuneDevice
   readonly cells: readonly TunedCell[]
@@ -141,16 +142,17 @@ function cheapestOrder(linear: LinearSpec, cells: readonly ChosenCell[], device:
   return cheapest.mean < usual.mean * (1 - leastOrderGain) ? cheapest : usual
 }
 
-const tenths = (us: number): number => Math.round(us * 1e3) / 1e3
+/** To a nanosecond. */
+const rounded = (us: number): number => Math.round(us * 1e3) / 1e3
 
 const timesOf = ({ even, skewed }: Timed): TunedTimes => ({
-  evenUs: tenths(medianOf(even)),
-  skewedUs: tenths(medianOf(skewed)),
+  evenUs: rounded(medianOf(even)),
+  skewedUs: rounded(medianOf(skewed)),
   samples: even.length,
 })
 
 function tunedRows({ rows, measured, heuristic, chosen }: ChosenCell): TunedLinear['rows'][number] {
-  const times = (load: LoadName) => Object.fromEntries(measured.map((m) => [m.name, tenths(medianOf(m[load]))]))
+  const times = (load: LoadName) => Object.fromEntries(measured.map((m) => [m.name, rounded(medianOf(m[load]))]))
   const others = ranked(measured).filter(({ name }) => name !== chosen)
   return {
     rows,

@@ -46,6 +46,7 @@ export interface TunedLinear {
   readonly rows: readonly TunedRows[]
 }
 
+/** What `saveTuning` writes and layers read. */
 export interface TuneFile {
   readonly schema: typeof tuneSchema
   /** Such as `sm_90/132` or `cpu/avx2`. */

@@ -33,8 +33,9 @@ export interface TuneOptions
   readonly signal?: AbortSignal
 }
 
+/** What is measured next. */
 export interface TuneProgress {
-  /** A linear layer's name, or 'experts step', 'shared step': whole steps that decide about those linear layers together. */
+  /** A linear layer's name, or 'experts step', 'shared step': whole steps that decide about those linear layers together; '' at the end. */
   readonly linear: string
   readonly tokens: number
   readonly done: number

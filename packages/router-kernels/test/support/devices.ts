@@ -1,6 +1,6 @@
 /** Runs the same specification on every device that this machine has. A missing GPU is a skip that says why, or a failure where one is required. */
 import { type DeviceName, memoryStats, resolveDevice, Stream } from '@nexus/native'
-import { describe, test } from 'vitest'
+import { describe, expect, test } from 'vitest'
 
 function reasonWithoutCuda(): string | null {
   try {
@@ -32,4 +32,13 @@ export async function liveMemory(device: DeviceName): Promise<{ liveBytes: numbe
   await Stream.default(device).synchronize()
   const { liveBytes, liveBuffers } = memoryStats(device)
   return { liveBytes, liveBuffers }
+}
+
+/**
+ * Waits until nothing is live. What waits for the device is let go of on threads of the library's own, at some time: between tests, so that none
+ * begins with memory of the one before, which would be gone at its end.
+ */
+export function allFreed(device: DeviceName): Promise<void> {
+  const nothing = { liveBytes: 0, liveBuffers: 0 }
+  return expect.poll(() => liveMemory(device), { timeout: 20_000, interval: 2 }).toEqual(nothing)
 }
