@@ -24,11 +24,7 @@ namespace {
 using namespace nexus;
 using bench::numbers;
 
-struct Shape {
-  std::string name;
-  int64_t hidden, inter;
-  int experts, top_k;
-};
+using Shape = bench::LayerShape;
 
 struct Bench : bench::Memory {
   explicit Bench(StreamShape shape) : Memory(Stream::create(DeviceId{0}, 0, shape)) {}
@@ -171,26 +167,21 @@ int main(int argc, char** argv) try {
   int lanes = 0;
   StreamShape stream_shape;
   for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    const size_t equals = arg.find('=');
-    const std::string key = arg.substr(0, equals), value = equals == std::string::npos ? "" : arg.substr(equals + 1);
+    const bench::Argument argument(argv[i]);
+    const auto& [key, value] = argument;
     if (key == "--tokens") {
       tokens = numbers(value);
     } else if (key == "--lanes" && !value.empty() && numbers(value)[0] >= 1 && numbers(value)[0] <= kMaxLanes) {
       lanes = static_cast<int>(numbers(value)[0]);
-    } else if (arg == "--share-sm") {
+    } else if (key == "--share-sm") {
       stream_shape.share_sm = true;
     } else if (key == "--dtype" && (value == "bf16" || value == "f16" || value == "f32")) {
       dtype = value == "f32" ? DType::kF32 : value == "f16" ? DType::kF16 : DType::kBF16;
-    } else {
-      const std::vector<int64_t> n = key.rfind("--", 0) == 0 ? std::vector<int64_t>{} : numbers(value);
-      if (n.size() != 4) {
-        std::fprintf(stderr,
-                     "usage: kernel_bench [--dtype=bf16|f16|f32] [--tokens=1,8,...] [--lanes=1..64] "
-                     "[--share-sm] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
-        return 2;
-      }
-      shapes.push_back({key, n[0], n[1], static_cast<int>(n[2]), static_cast<int>(n[3])});
+    } else if (!bench::add_shape(argument, shapes)) {
+      std::fprintf(stderr,
+                   "usage: kernel_bench [--dtype=bf16|f16|f32] [--tokens=1,8,...] [--lanes=1..64] "
+                   "[--share-sm] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
+      return 2;
     }
   }
   if (shapes.empty())

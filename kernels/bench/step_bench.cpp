@@ -24,11 +24,7 @@ namespace {
 using namespace nexus;
 using bench::numbers;
 
-struct Shape {
-  std::string name;
-  int64_t hidden, inter;
-  int experts, top_k;
-};
+using Shape = bench::LayerShape;
 
 std::vector<std::string> words(const std::string& text) {
   std::vector<std::string> list;
@@ -45,7 +41,7 @@ struct Path {
 
 struct Bench : bench::Memory {
   Bench() : Memory(Stream::create(DeviceId{0})) {}
-  int turns = 9;
+  int turns = 1;
 
   std::shared_ptr<Buffer> upload(const std::vector<float>& values) {
     const auto staging = HostBuffer::allocate(stream->device(), values.size() * 4);
@@ -183,11 +179,10 @@ int main(int argc, char** argv) try {
   std::vector<int64_t> tokens{1, 8, 64, 512, 4096};
   std::vector<std::string> ways{"auto", "decode"};
   float skew = 0;
-  Bench bench;
+  int turns = 9;
   for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    const size_t equals = arg.find('=');
-    const std::string key = arg.substr(0, equals), value = equals == std::string::npos ? "" : arg.substr(equals + 1);
+    const bench::Argument argument(argv[i]);
+    const auto& [key, value] = argument;
     if (key == "--tokens" && !value.empty()) {
       tokens = numbers(value);
     } else if (key == "--ways" && !value.empty()) {
@@ -195,16 +190,12 @@ int main(int argc, char** argv) try {
     } else if (key == "--skew" && !value.empty()) {
       skew = std::stof(value);
     } else if (key == "--turns" && !value.empty()) {
-      bench.turns = std::max(1, std::stoi(value));
-    } else {
-      const std::vector<int64_t> n = key.rfind("--", 0) == 0 ? std::vector<int64_t>{} : numbers(value);
-      if (n.size() != 4) {
-        std::fprintf(stderr,
-                     "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|decode|FIRST+SECOND,...] "
-                     "[--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
-        return 2;
-      }
-      shapes.push_back({key, n[0], n[1], static_cast<int>(n[2]), static_cast<int>(n[3])});
+      turns = std::max(1, std::stoi(value));
+    } else if (!bench::add_shape(argument, shapes)) {
+      std::fprintf(stderr,
+                   "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|decode|FIRST+SECOND,...] "
+                   "[--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
+      return 2;
     }
   }
   if (shapes.empty())
@@ -213,6 +204,8 @@ int main(int argc, char** argv) try {
               {"deepseek-v2-lite", 2048, 1408, 64, 6},
               {"gpt-oss-20b", 2880, 2880, 32, 4},
               {"mixtral-8x7b", 4096, 14336, 8, 2}};
+  Bench bench;
+  bench.turns = turns;
   std::printf("%-16s %6s skew  us a step  way (bf16, seed %llu)\n", "shape", "tokens",
               static_cast<unsigned long long>(bench.seed));
   for (const Shape& shape : shapes)
