@@ -1,4 +1,4 @@
-// For tests of two ways that give the same bits (data/cuda/path_switch.h), on a GPU of compute capability 9.0.
+// For tests of two ways that give the same bits (data/cuda/decode_path.h), on a GPU of compute capability 9.0.
 #pragma once
 #include <algorithm>
 

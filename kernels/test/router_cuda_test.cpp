@@ -27,6 +27,13 @@ struct Way {
   }
 };
 
+/// The step's block on the device.
+const StepBlock* begin(Bench& bench, const StepBlock& block) {
+  auto* const current = bench.poisoned<StepBlock>(1);
+  begin_step(*bench.stream, block, current);
+  return current;
+}
+
 struct Result {
   std::vector<int32_t> ids, counts, offsets, order;
   std::vector<uint32_t> weights;  // as bits
@@ -55,9 +62,7 @@ Result run(Bench& bench, const RouterDesc& d, const std::vector<float>& logits, 
     StepBlock block;
     block.logits = a.logits;
     block.tokens = static_cast<int32_t>(tokens);
-    auto* const current = bench.poisoned<StepBlock>(1);
-    begin_step(*bench.stream, block, current);
-    a.step = current;
+    a.step = begin(bench, block);
     a.logits = nullptr;
   }
   const size_t stride = experts + 2;
@@ -235,9 +240,7 @@ TEST("router_logits on CUDA: k split over a cluster and walked by one block give
               StepBlock block;
               block.x = on.x;
               block.tokens = static_cast<int32_t>(tokens);
-              auto* const current = bench.poisoned<StepBlock>(1);
-              begin_step(*bench.stream, block, current);
-              on.step = current;
+              on.step = begin(bench, block);
               on.x = nullptr;
             }
             router_logits(*bench.stream, on);
