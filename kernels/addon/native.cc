@@ -93,6 +93,7 @@ Value StreamCreate(const CallbackInfo& info) {
   StreamShape shape;
   shape.max_width = absent(info[2]) ? 0 : integer32(info[2], "maxWidth");
   shape.share_sm = !absent(info[3]) && info[3].ToBoolean();
+  shape.read_ahead = absent(info[4]) ? 0 : integer(info[4], "readAheadBytes", 0);
   return wrap(info.Env(), std::make_unique<StreamHandle>(Stream::create(device, priority, shape)));
 }
 

@@ -60,7 +60,9 @@ Value PartitionStream(const CallbackInfo& info) {
   const int slices = static_cast<int>(partition.grants().size());
   const int slice = integer32(info[1], "slice", 0, slices - 1);
   const int priority = integer32(info[2], "priority", INT32_MIN);
-  return wrap(info.Env(), std::make_unique<StreamHandle>(partition.create_stream(slice, priority)));
+  StreamShape shape;
+  shape.read_ahead = absent(info[3]) ? 0 : integer(info[3], "readAheadBytes", 0);
+  return wrap(info.Env(), std::make_unique<StreamHandle>(partition.create_stream(slice, priority, shape)));
 }
 
 // ---- lanes ----------------------------------------------------------------------------------------------------------

@@ -261,7 +261,13 @@ export interface NativeBinding {
     cpuThreads(): number
 
     /** `priority`: 0 normal, negative more urgent. */
-    streamCreate(device: number, priority: number, maxWidth?: number, shareSm?: boolean): StreamHandle
+    streamCreate(
+      device: number,
+      priority: number,
+      maxWidth?: number,
+      shareSm?: boolean,
+      readAheadBytes?: number,
+    ): StreamHandle
     streamSynchronize(stream: StreamHandle): Promise<void>
     streamWait(stream: StreamHandle, event: EventHandle): void
     /** SMs (CPU: virtual workers) that its work may use. */
@@ -575,7 +581,7 @@ export interface NativeBinding {
     /** Milliseconds; units by slice. */
     partitionCreate(device: number, units: number[]): PartitionHandle
     partitionGrants(partition: PartitionHandle): RawGrant[]
-    partitionStream(partition: PartitionHandle, slice: number, priority: number): StreamHandle
+    partitionStream(partition: PartitionHandle, slice: number, priority: number, readAheadBytes?: number): StreamHandle
     /** `laneOf`: by expert, 0 to lanes-1. `shares`: units by lane for cooperative launches, or null. Stream-ordered. */
     laneSetCreate(
       stream: StreamHandle,

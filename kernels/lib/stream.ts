@@ -26,6 +26,13 @@ export interface StreamOptions {
    * @default false
    */
   readonly shareSm?: boolean
+  /**
+   * Bytes of weights that its kernels have under way at a time, about. What they ask for beyond latency times bandwidth (some 5 MB on an
+   * H200) only waits in the memory's queues, and a neighbour's loads wait behind it. Advisory: kernels with a ring of buffers, which read many
+   * experts' weights on compute 9.0, keep to it as far as whole buffers go; others, and the CPU, ignore it. No bit of a result depends on it.
+   * @default as many as their buffers hold
+   */
+  readonly readAheadBytes?: number
 }
 
 const defaults = new Map<DeviceName, Stream>()
@@ -46,15 +53,17 @@ export class Stream {
    * @throws TypeError, RangeError for wrong options; UnsupportedError where there is no such device
    */
   static create(options: StreamOptions = {}): Stream {
-    checkOptions('Stream.create', options, ['device', 'priority', 'maxWidth', 'shareSm'])
+    checkOptions('Stream.create', options, ['device', 'priority', 'maxWidth', 'shareSm', 'readAheadBytes'])
     const device = resolveDevice(options.device ?? 'auto')
     const priority = checkInteger('priority', options.priority ?? 0, -1000, 0)
     const maxWidth = options.maxWidth === undefined ? 0 : checkInteger('maxWidth', options.maxWidth, 1, 65536)
     const { shareSm = false } = options
     if (typeof shareSm !== 'boolean') throw new TypeError(`shareSm: expected a boolean, got ${describe(shareSm)}`)
+    const { readAheadBytes } = options
+    const ahead = readAheadBytes === undefined ? 0 : checkInteger('readAheadBytes', readAheadBytes, 1)
     return new Stream(
       device,
-      call((b) => b.native.streamCreate(deviceIndex(device), priority, maxWidth, shareSm)),
+      call((b) => b.native.streamCreate(deviceIndex(device), priority, maxWidth, shareSm, ahead)),
     )
   }
 

@@ -42,6 +42,17 @@ describe.each(devices)('streams on $title', ({ name: device, skip }) => {
       }
     })
 
+    it('a limit of the bytes under way is taken as it is, or refused by name', async () => {
+      using stream = Stream.create({ device, readAheadBytes: 1 })
+      using tensor = Tensor.randn([100], { stream, seed: 1 })
+      using expected = Tensor.randn([100], { device, seed: 1 })
+      expect(await tensor.toFloat32Array()).toEqual(await expected.toFloat32Array())
+      for (const readAheadBytes of [0, -1, 0.5, Number.NaN, 2 ** 60]) {
+        expect(() => Stream.create({ device, readAheadBytes })).toThrow(/readAheadBytes: expected an integer/)
+      }
+      expect(() => Stream.create({ device, readAheadBytes: '1' as never })).toThrow(TypeError)
+    })
+
     it('an event that was not recorded has no time', () => {
       using a = Event.create(device)
       using b = Event.create(device)

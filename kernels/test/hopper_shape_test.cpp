@@ -14,44 +14,40 @@ using namespace nexus::cuda::hopper;
 
 TEST("hopper: staged rows come out in rows and columns, by stmatrix's rule, without bank conflicts") {
   for (const bool gated : {false, true}) {
-    const int units = gated ? 8 : 16, columns = units * 8;
-    std::vector<int> memory(static_cast<size_t>(kStagedRows * columns),
-                            -1);  // by element; a value is row * columns + column
-    for (int warp = 0; warp < 4; ++warp)
-      for (int block = 0; block < (gated ? 1 : 2); ++block) {
-        const auto address = [&](int lane) {
-          const int unit = gated ? staged_unit_gated(lane, warp) : staged_unit(lane, warp, block);
-          return staged_offset(staged_row(lane), unit, units);
-        };
-        for (int m = 0; m < 4; ++m) {
-          std::set<int> banks;
-          for (int i = 0; i < 8; ++i) banks.insert(address(8 * m + i) / 16 % 8);
-          CHECK_EQ(banks.size(), size_t{8});
-        }
-        // Of matrix m, lane l holds row l / 4 and columns 2·(l % 4) + 0, 1; its transpose is stored, row j where lane
-        // 8m + j says. The matrix's rows are columns of the layer, its columns token rows.
-        for (int m = 0; m < 4; ++m)
-          for (int lane = 0; lane < 32; ++lane)
-            for (int h = 0; h < 2; ++h) {
-              const int i = lane / 4, j = 2 * (lane % 4) + h;
-              // As Finish has them: without gates 8·(m % 2) of the warp's 16 columns of `block`; with gates the warp's
-              // 8 of block m % 2, where even lane groups have the first four columns and odd ones the others.
-              const int column =
-                  gated ? (m % 2) * 32 + warp * 8 + (i % 2) * 4 + i / 2 : block * 64 + warp * 16 + (m % 2) * 8 + i;
-              const int row = (m / 2) * 8 + j;
-              int& to = memory[static_cast<size_t>(address(8 * m + j) / 2 + i)];
-              CHECK_EQ(to, -1);
-              to = row * columns + column;
-            }
+    const int units = gated ? 8 : 16, columns = units * 8, rows = staged_rows(units);
+    std::vector<int> memory(static_cast<size_t>(rows * columns), -1);  // by element; a value is row * columns + column
+    const auto write = [&](int to, int warp, int block) {
+      const auto address = [&](int lane) {
+        const int unit = gated ? staged_unit_gated(lane, warp) : staged_unit(lane, warp, block);
+        return staged_offset(to + staged_row(lane), unit, units);
+      };
+      for (int m = 0; m < 4; ++m) {
+        std::set<int> banks;
+        for (int i = 0; i < 8; ++i) banks.insert(address(8 * m + i) / 16 % 8);
+        CHECK_EQ(banks.size(), size_t{8});
       }
+      // Of matrix m, lane l holds row l / 4 and columns 2·(l % 4) + 0, 1; its transpose is stored, row j where lane
+      // 8m + j says. The matrix's rows are columns of the layer, its columns token rows.
+      for (int m = 0; m < 4; ++m)
+        for (int lane = 0; lane < 32; ++lane)
+          for (int h = 0; h < 2; ++h) {
+            const int i = lane / 4, j = 2 * (lane % 4) + h;
+            // As Finish has them: without gates 8·(m % 2) of the warp's 16 columns of `block`; with gates the warp's 8
+            // of block m % 2.
+            const int column = gated ? (m % 2) * 32 + warp * 8 + i : block * 64 + warp * 16 + (m % 2) * 8 + i;
+            const int row = to + (m / 2) * 8 + j;
+            int& at = memory[static_cast<size_t>(address(8 * m + j) / 2 + i)];
+            CHECK_EQ(at, -1);
+            at = row * columns + column;
+          }
+    };
+    for (int warp = 0; warp < 4; ++warp)
+      for (int part = 0; part < 2; ++part) gated ? write(part * 16, warp, 0) : write(0, warp, part);
     for (int thread = 0; thread < 128; ++thread)
-      for (int pass = 0; pass < kStagedRows * units / 128; ++pass) {
+      for (int pass = 0; pass < rows * units / 128; ++pass) {
         const int row = thread / units + pass * (128 / units), unit = thread % units;
         const int from = staged_offset(row, unit, units) / 2;
-        std::array<int, 8> v;
-        std::copy_n(memory.begin() + from, 8, v.begin());
-        if (gated) v = {v[0], v[2], v[4], v[6], v[1], v[3], v[5], v[7]};  // what read()'s __byte_perm does
-        for (int i = 0; i < 8; ++i) CHECK_EQ(v[static_cast<size_t>(i)], row * columns + unit * 8 + i);
+        for (int i = 0; i < 8; ++i) CHECK_EQ(memory[static_cast<size_t>(from + i)], row * columns + unit * 8 + i);
         if (thread % 8 == 0) {
           std::set<int> banks;
           for (int t = thread; t < thread + 8; ++t)

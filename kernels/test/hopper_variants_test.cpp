@@ -2,6 +2,8 @@
 // pointers and widths that forbid whole-word stores, lanes, and linears one behind the other. What one shape computes
 // is checked against float64 in experts_test.cpp; here every other one must give its bits. They need a GPU of compute
 // capability 9.0; what of them is arithmetic of indices is hopper_shape_test.cpp's.
+#include <array>
+
 #include "data_plane.h"
 
 using namespace nexus;
@@ -60,11 +62,11 @@ struct Linear {
   }
 };
 
-/// The names of the wgmma shapes; skips where they do not run.
-std::vector<std::string> shapes(DType dtype = DType::kBF16) {
+/// The names of the wgmma shapes that compute a layer of k by n; skips where they do not run.
+std::vector<std::string> shapes(DType dtype = DType::kBF16, int64_t k = 64, int64_t n = 64) {
   require_cuda();
   GroupedLinearDesc d;
-  d.dtype = dtype, d.k = 64, d.n = 64;
+  d.dtype = dtype, d.k = k, d.n = n;
   std::vector<std::string> names;
   for (const VariantCandidate& c : grouped_linear_candidates(kGpu, d, 64))
     if (c.name.rfind("wgmma_", 0) == 0) names.push_back(c.name);
@@ -77,7 +79,7 @@ void check_all(Random& random, const Odd& odd) {
   for (const DType t : {DType::kBF16, DType::kF16}) {
     Linear linear(random, t, odd);
     const HostArray want = linear.run(kMeasured);
-    for (const std::string& name : shapes(t))
+    for (const std::string& name : shapes(t, odd.k, odd.n))
       if (linear.run(name).bytes != want.bytes)
         throw Failure(name + " has other bits than " + kMeasured + ": " + name_of(t) + " k " + show(odd.k) + " n " +
                       show(odd.n) + " epilogue " + show(odd.epilogue) + " first expert's rows " + show(odd.rows[0]));
@@ -91,14 +93,20 @@ TEST("wgmma shapes: rows around every tile's end") {
   for (const int32_t rows :
        {1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 128, 159, 160, 161, 319, 320, 321, 641, 1281})
     for (const bool gather : {false, true})
-      check_all(random, {72, 264, {rows, 0, 3}, rows % 2 ? Epilogue::kIdentity : Epilogue::kSwiglu, gather, !gather});
+      // k of no whole panel, and of three, the last of which has a stage of its own.
+      for (const int64_t k : {72, 192}) {
+        const bool gated = (rows + k / 8) % 2 == 0;
+        check_all(
+            random,
+            {k, gated ? 272 : 264, {rows, 0, 3}, gated ? Epilogue::kSwiglu : Epilogue::kIdentity, gather, !gather});
+      }
 }
 
 TEST("wgmma shapes: tails in n and k, whole-word stores or not") {
   Random random(82);
-  for (const int64_t n : {64, 66, 72, 128, 134, 136, 250, 256, 264, 272, 392, 510, 520})
-    for (const int64_t k : {8, 64, 72, 264, 1032}) {
-      check_all(random, {k, n, {40, 200, 1}, Epilogue::kSwiglu, true, true, true});
+  for (const int64_t n : {64, 66, 72, 80, 128, 134, 136, 144, 250, 256, 264, 272, 400, 510, 528})
+    for (const int64_t k : {8, 64, 72, 128, 264, 832, 1032}) {
+      if (n % 16 == 0) check_all(random, {k, n, {40, 200, 1}, Epilogue::kSwiglu, true, true, true});
       check_all(random, {k, n, {40, 200, 1}, Epilogue::kIdentity, false, true});
     }
 }
@@ -108,8 +116,9 @@ TEST("wgmma shapes: every epilogue, bias and row scale") {
   for (const Epilogue e : {Epilogue::kIdentity, Epilogue::kRelu, Epilogue::kGelu, Epilogue::kSwiglu, Epilogue::kGeglu,
                            Epilogue::kReglu, Epilogue::kClampedSwiglu})
     for (int mask = 0; mask < 16; ++mask)
-      check_all(random,
-                {136, 272, {170, 20, 0, 77}, e, (mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0, (mask & 8) != 0});
+      for (const int64_t k : {136, 192})
+        check_all(random,
+                  {k, 272, {170, 20, 0, 77}, e, (mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0, (mask & 8) != 0});
 }
 
 TEST("wgmma shapes: blocks that walk many tiles, hot experts among cold ones, none, and no rows at all but one") {
@@ -118,8 +127,9 @@ TEST("wgmma shapes: blocks that walk many tiles, hot experts among cold ones, no
   for (size_t e = 0; e < skewed.size(); ++e) skewed[e] = e % 9 == 4 ? 700 : static_cast<int32_t>(random.integer(0, 12));
   sparse[77] = 1;
   for (const bool gather : {false, true}) {
-    check_all(random, {200, 1040, skewed, gather ? Epilogue::kSwiglu : Epilogue::kIdentity, gather, true});
-    check_all(random, {64, 264, sparse, Epilogue::kSwiglu, gather, true});
+    for (const int64_t k : {200, 256})
+      check_all(random, {k, 1040, skewed, gather ? Epilogue::kSwiglu : Epilogue::kIdentity, gather, true});
+    check_all(random, {64, 272, sparse, Epilogue::kSwiglu, gather, true});
   }
 }
 
@@ -127,10 +137,10 @@ TEST("wgmma shapes: in lanes the plain launch's bits") {
   (void)shapes();
   Random random(85);
   for (const DType t : {DType::kBF16, DType::kF16}) {
-    Linear linear(random, t, {136, 520, {30, 400, 0, 5, 170, 9, 64}, Epilogue::kSwiglu});
+    Linear linear(random, t, {192, 528, {30, 400, 0, 5, 170, 9, 64}, Epilogue::kSwiglu});
     const auto set = LaneSet::create(linear.bench.stream, {0, 1, 2, 0, 1, 2, 0}, 3, {1, 2, 1}, true);
     const HostArray want = linear.run(kMeasured);
-    for (const std::string& name : shapes(t)) CHECK(linear.run(name, set->view(-1)).bytes == want.bytes);
+    for (const std::string& name : shapes(t, 192, 528)) CHECK(linear.run(name, set->view(-1)).bytes == want.bytes);
   }
 }
 
@@ -138,32 +148,50 @@ TEST("wgmma shapes: what runs without a table, of both layers of an MLP, by its 
   struct Cell {
     int experts;
     int64_t width, hidden, rows;
-    std::string first, second;
+    std::string both;
   };
-  const std::string few = "wgmma_256x64x64_s5", plain = "wgmma_256x160x64_s4", staged = plain + "_staged",
-                    pair = "wgmma_256x320x64_s4_pair", pair_staged = pair + "_staged", narrow = "wgmma_128x64x64_s9",
-                    narrow_few = "wgmma_128x32x64_s11", mma = "mma_16x32x128_s6";
+  const std::string few = "wgmma_256x64x64_s5", fewer = "wgmma_256x32x128_s3", plain = "wgmma_256x160x64_s4",
+                    pair = "wgmma_256x320x64_s4_pair", narrow = "wgmma_128x64x128_s4",
+                    narrow_fewer = "wgmma_128x32x128_s5", mma = "mma_16x32x128_s6";
   (void)shapes();
   for (const DType t : {DType::kBF16, DType::kF16})
-    for (const Cell& c : {Cell{8, 4096, 14336, 4, mma, mma},
-                          {32, 2880, 2880, 32, few, few},
-                          {64, 2048, 1024, 64 * 48, few, few},
-                          {64, 2048, 1024, 64 * 48 + 1, staged, staged},
-                          {64, 2048, 1024, 64 * 160, staged, staged},
-                          {64, 2048, 1024, 64 * 160 + 1, plain, staged},
-                          {64, 2048, 1024, 64 * 768, plain, staged},
-                          {64, 2048, 1024, 64 * 768 + 1, pair, pair_staged},
-                          {8, 512, 1024, 24, narrow_few, narrow_few},
-                          {8, 512, 1024, 8 * 32, narrow_few, narrow_few},
-                          {8, 512, 1024, 8 * 32 + 1, narrow, narrow},
-                          {8, 512, 1024, 8 * 160, narrow, narrow},
-                          {8, 512, 1024, 8 * 160 + 1, plain, staged},
-                          {16, 1024, 2048, 128, few, few}}) {
+    for (const Cell& c : {Cell{8, 4096, 14336, 4, mma},
+                          {32, 2880, 2880, 32, narrow_fewer},
+                          {64, 2048, 1024, 64 * 2, narrow_fewer},
+                          {64, 2048, 1024, 64 * 2 + 1, fewer},
+                          {64, 2048, 1024, 64 * 8, fewer},
+                          {64, 2048, 1024, 64 * 8 + 1, narrow},
+                          {64, 2048, 1024, 64 * 24, narrow},
+                          {64, 2048, 1024, 64 * 24 + 1, few},
+                          {64, 2048, 1024, 64 * 48, few},
+                          {64, 2048, 1024, 64 * 48 + 1, plain},
+                          {64, 2048, 1024, 64 * 3072, plain},
+                          {64, 2048, 1024, 64 * 3072 + 1, pair},
+                          // Not by whole panels of 64 elements.
+                          {64, 2056, 1032, 64 * 2, few},
+                          {64, 2056, 1032, 64 * 24, few},
+                          {8, 520, 1032, 24, few},
+                          // Few weights.
+                          {8, 512, 1024, 24, narrow_fewer},
+                          {8, 512, 1024, 8 * 32, narrow_fewer},
+                          {8, 512, 1024, 8 * 32 + 1, narrow},
+                          {8, 512, 1024, 8 * 160, narrow},
+                          {8, 512, 1024, 8 * 160 + 1, plain}}) {
       MlpDesc d;
       d.dtype = t, d.experts = c.experts, d.input = d.output = c.width, d.hidden = c.hidden;
-      CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, 0), c.rows), c.first);
-      CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, 1), c.rows), c.second);
+      for (int i = 0; i < 2; ++i) CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), c.rows), c.both);
     }
+}
+
+TEST("wgmma shapes: none for a gated layer whose gates and ups are no whole sixteens") {
+  (void)shapes();
+  for (const int64_t n : {264, 272}) {
+    GroupedLinearDesc d;
+    d.dtype = DType::kBF16, d.k = 512, d.n = n, d.experts = 4, d.epilogue = Epilogue::kSwiglu;
+    bool found = false;
+    for (const VariantCandidate& c : grouped_linear_candidates(kGpu, d, 400)) found |= c.name.rfind("wgmma_", 0) == 0;
+    CHECK_EQ(found, n % 16 == 0);
+  }
 }
 
 TEST("wgmma shapes: a batch-invariant layer takes the same ones, with wgmma's order at a handful of rows, too") {
@@ -172,7 +200,7 @@ TEST("wgmma shapes: a batch-invariant layer takes the same ones, with wgmma's or
   d.dtype = DType::kBF16, d.experts = 32, d.input = d.output = d.hidden = 2880;
   const VariantChoice invariant{.batch_invariant = true};
   for (int i = 0; i < 2; ++i) {
-    CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), 8, false, invariant), "wgmma_256x64x64_s5");
+    CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), 8, false, invariant), "wgmma_128x32x128_s5");
     for (const int64_t rows : {64, 2048, 8192, 65536})
       CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), rows, false, invariant),
                grouped_linear_variant(kGpu, mlp_layer(d, i), rows));
@@ -184,24 +212,24 @@ TEST("wgmma shapes: beside a neighbour those that leave it room") {
   MlpDesc d;
   d.dtype = DType::kF16, d.experts = 64, d.input = d.output = 2048, d.hidden = 1024;
   for (int i = 0; i < 2; ++i) {
-    for (const int64_t rows : {512, 64 * 100, 64 * 700})
+    for (const int64_t rows : {512, 64 * 100, 64 * 3000})
       CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), rows, true), "wgmma_256x96x64_s3");
-    CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), 64 * 1000, true), "wgmma_256x192x64_s3_pair");
+    CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), 64 * 4000, true), "wgmma_256x192x64_s3_pair");
   }
 }
 
 TEST("wgmma shapes: MLPs one behind the other wait for what they read") {
-  const std::vector<std::string> names = shapes();
+  (void)shapes();
   Random random(86);
-  for (const int64_t tokens : {64, 700}) {
+  for (const auto& [tokens, width, hidden] : {std::array<int64_t, 3>{64, 520, 392}, {700, 520, 392}, {64, 512, 448}}) {
     MlpDesc d{.dtype = DType::kBF16,
               .kind = MlpKind::kGated,
               .activation = Epilogue::kSwiglu,
               .params = {},
               .experts = 9,
-              .input = 520,
-              .hidden = 392,
-              .output = 520};
+              .input = width,
+              .hidden = hidden,
+              .output = width};
     Bench bench(kGpu);
     const Buckets buckets = random_buckets(random, d.experts, tokens * 2, Spread::kSkewed);
     MlpWeights w;
@@ -235,7 +263,7 @@ TEST("wgmma shapes: MLPs one behind the other wait for what they read") {
       return got;
     };
     const std::vector<HostArray> want = run(kMeasured);
-    for (const std::string& name : names) {
+    for (const std::string& name : shapes(d.dtype, width, hidden)) {
       const std::vector<HostArray> got = run(name);
       for (size_t i = 0; i < got.size(); ++i)
         if (got[i].bytes != want[i].bytes) throw Failure(name + ": call " + show(i) + " has other bits");

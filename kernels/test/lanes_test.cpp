@@ -362,11 +362,11 @@ TEST("lanes.share_sm: another tile where a block would fill an SM, or most of it
     CHECK_EQ(grouped_linear_variant(DeviceId{0}, large, 8), "mma_16x32x128_s6");
     CHECK_EQ(grouped_linear_variant(DeviceId{0}, large, 8, true), "mma_16x32x128_s3");
     const bool hopper = where.ends_with("/90");
-    for (const int64_t rows : {32, 400, 1200, 4000}) {
+    for (const int64_t rows : {32, 400, 1200, 16000}) {
       CHECK_EQ(name(rows, false).rfind("wgmma_", 0) == 0, hopper);
       CHECK_EQ(name(rows, false) != name(rows, true), hopper || rows == 32);
     }
-    CHECK_EQ(name(4000, true).ends_with("_pair"), hopper);
+    CHECK_EQ(name(16000, true).ends_with("_pair"), hopper);
   });
 }
 

@@ -37,9 +37,17 @@ struct Linear {
     return a;
   }
   size_t size() const { return static_cast<size_t>(buckets.slots() * desc.n / 2); }
-  HostArray run(DeviceId device, const VariantChoice& choice) const {
+  /// lanes > 0: by one launch that is divided among so many.
+  HostArray run(DeviceId device, const VariantChoice& choice, int lanes = 0) const {
     Bench bench(device);
     GroupedLinearArgs a = args();
+    std::shared_ptr<LaneSet> set;
+    if (lanes > 0) {
+      std::vector<int32_t> lane_of(static_cast<size_t>(desc.experts));
+      for (int e = 0; e < desc.experts; ++e) lane_of[static_cast<size_t>(e)] = e % lanes;
+      set = LaneSet::create(bench.stream, lane_of, lanes, {}, true);
+      a.lanes = set->view(-1);
+    }
     a.input = bench.upload(input);
     a.weight = bench.upload(weight);
     a.offsets = bench.upload(buckets.offsets);
@@ -88,6 +96,26 @@ std::ptrdiff_t differ(const HostArray& a, const HostArray& b, size_t from = 0) {
   return -1;
 }
 
+/// Every candidate gives the bits of the first of its order; `lanes`: in lanes, too.
+void check_orders(const Linear& linear, DeviceId device, const std::string& where, int lanes = 0) {
+  std::map<std::string, std::pair<std::string, HostArray>> first;
+  for (const VariantCandidate& c : grouped_linear_candidates(device, linear.desc, 2 * linear.tokens)) {
+    if (c.order.empty()) continue;
+    VariantChoice choice;
+    choice.variant = c.name;
+    HostArray out = linear.run(device, choice);
+    if (lanes > 0 && differ(linear.run(device, choice, lanes), out) >= 0)
+      throw Failure(where + ": " + c.name + " in lanes differs from itself without");
+    const auto found = first.find(c.order);
+    if (found == first.end()) {
+      first.emplace(c.order, std::pair{c.name, std::move(out)});
+    } else if (const auto at = differ(found->second.second, out); at >= 0) {
+      throw Failure(where + ": " + c.name + " and " + found->second.first + ", both of order " + c.order +
+                    ", differ at byte " + show(at));
+    }
+  }
+}
+
 VariantTable::Choice entry(const GroupedLinearDesc& desc, int64_t rows, std::vector<std::string> names) {
   return {variant_key(desc), rows, std::move(names)};
 }
@@ -123,23 +151,17 @@ TEST("variants: those of one order of sums give the same bits") {
   for (const DType t : kFloatTypes)
     for (const int64_t tokens : {5, 40, 170}) {
       const Linear linear(random, t, 3, tokens, 328, 264);
-      for_each_way([&](DeviceId device, const std::string& where) {
-        std::map<std::string, std::pair<std::string, HostArray>> first;
-        for (const VariantCandidate& c : grouped_linear_candidates(device, linear.desc, 2 * tokens)) {
-          if (c.order.empty()) continue;
-          VariantChoice choice;
-          choice.variant = c.name;
-          HostArray out = linear.run(device, choice);
-          const auto found = first.find(c.order);
-          if (found == first.end()) {
-            first.emplace(c.order, std::pair{c.name, std::move(out)});
-          } else if (const auto at = differ(found->second.second, out); at >= 0) {
-            throw Failure(where + ": " + c.name + " and " + found->second.first + ", both of order " + c.order +
-                          ", differ at byte " + show(at));
-          }
-        }
-      });
+      for_each_way([&](DeviceId device, const std::string& where) { check_orders(linear, device, where); });
     }
+}
+
+TEST("variants: blocks that walk many tiles, in lanes or not, give the bits of blocks that have one") {
+  require_cuda();
+  Random random(75);
+  for (const DType t : {DType::kBF16, DType::kF16})
+    // The last tile of n with 8 columns, more than half of them, and a number between.
+    for (const auto& [k, n] : {std::pair<int64_t, int64_t>{392, 520}, {200, 440}, {64, 376}})
+      check_orders(Linear(random, t, 48, 4300, k, n), DeviceId{0}, std::string("cuda ") + name_of(t), 3);
 }
 
 TEST("variants: mma16 and wgmma64 side by side (their bits may differ, what they compute may not)") {

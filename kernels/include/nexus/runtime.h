@@ -35,6 +35,9 @@ class Event;
 struct StreamShape {
   int max_width = 0;      ///< most SMs that persistent kernels fill with blocks; 0: all that the stream may use
   bool share_sm = false;  ///< kernels of little shared memory and few registers, which leave room for another's blocks
+  /// Bytes of weights that kernels have under way at a time, about: what they ask for beyond what the memory can bring
+  /// waits in its queues, and a neighbour's loads wait behind it. 0: as many as their buffers hold.
+  int64_t read_ahead = 0;
 };
 
 class Stream : public std::enable_shared_from_this<Stream> {
@@ -57,6 +60,7 @@ class Stream : public std::enable_shared_from_this<Stream> {
   /// Units (SMs; virtual workers on the CPU) that this stream's work may use: its slice's, or all of the device's.
   virtual int width() const = 0;
   bool share_sm() const { return shape_.share_sm; }
+  int64_t read_ahead() const { return shape_.read_ahead; }
   /// Whether it is a slice's stream (Partition::create_stream).
   virtual bool in_slice() const { return false; }
   /// True between the begin and the end of a graph capture that this stream takes part in: what is queued is recorded.
@@ -176,7 +180,8 @@ class Partition : public std::enable_shared_from_this<Partition> {
   static std::shared_ptr<Partition> create(DeviceId device, const std::vector<int>& units);
   virtual ~Partition() = default;
   virtual const std::vector<Grant>& grants() const = 0;
-  virtual std::shared_ptr<Stream> create_stream(int slice, int priority) = 0;
+  /// kInvalidArgument for a slice that is none and for a shape as in Stream::create.
+  virtual std::shared_ptr<Stream> create_stream(int slice, int priority, StreamShape shape = {}) = 0;
   DeviceId device() const { return device_; }
 
  protected:

@@ -38,6 +38,11 @@ NEXUS_EXECUTION_PLANE
 }
 #undef NEXUS_EXECUTION_PLANE
 
+// ---- stream.cpp --------------------------------------------------------------------------------------------------
+
+/// Throws kInvalidArgument, in the name of `what`, for a shape that is none.
+void check_shape(const char* what, const StreamShape& shape);
+
 // ---- graph.cpp ---------------------------------------------------------------------------------------------------
 
 /// What the capture that `stream` takes part in keeps under `key`, made by `make` where there is nothing yet. It goes

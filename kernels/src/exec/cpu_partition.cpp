@@ -46,12 +46,13 @@ class CpuPartition final : public Partition {
   }
 
   const std::vector<Grant>& grants() const override { return grants_; }
-  std::shared_ptr<Stream> create_stream(int slice, int) override {
+  std::shared_ptr<Stream> create_stream(int slice, int, StreamShape shape) override {
     if (slice < 0 || static_cast<size_t>(slice) >= slices_.size())
       throw_invalid("Partition::create_stream: slice: expected 0 to " + std::to_string(slices_.size() - 1) + ", got " +
                     std::to_string(slice));
+    check_shape("Partition::create_stream", shape);
     fault_point("partition.stream", device_);
-    return std::make_shared<CpuStream>(device_, slices_[static_cast<size_t>(slice)], shared_from_this());
+    return std::make_shared<CpuStream>(device_, slices_[static_cast<size_t>(slice)], shared_from_this(), shape);
   }
 
  private:

@@ -71,7 +71,7 @@ void outside_captures(std::function<void()> queue);
 
 /// A stream that somebody else's call made: `width` SMs, kept within `owner`, which lives until the stream's work is
 /// done.
-std::shared_ptr<Stream> adopt_slice_stream(DeviceId device, cudaStream_t stream, int width,
+std::shared_ptr<Stream> adopt_slice_stream(DeviceId device, cudaStream_t stream, int width, StreamShape shape,
                                            std::shared_ptr<Partition> owner);
 /// `wanted`, clamped to what the device has.
 int stream_priority(int wanted);

@@ -241,10 +241,11 @@ class CudaPartition final : public Partition {
   }
 
   const std::vector<Grant>& grants() const override { return grants_; }
-  std::shared_ptr<Stream> create_stream(int slice, int priority) override {
+  std::shared_ptr<Stream> create_stream(int slice, int priority, StreamShape shape) override {
     if (slice < 0 || static_cast<size_t>(slice) >= contexts_.size())
       throw_invalid("Partition::create_stream: slice: expected 0 to " + std::to_string(contexts_.size() - 1) +
                     ", got " + std::to_string(slice));
+    check_shape("Partition::create_stream", shape);
     fault_point("partition.stream", device_);
     make_current(device_.index);
     CUstream stream = nullptr;
@@ -255,7 +256,7 @@ class CudaPartition final : public Partition {
                    "cuGreenCtxStreamCreate");
     }
     try {
-      return adopt_slice_stream(device_, stream, grants_[static_cast<size_t>(slice)].units, shared_from_this());
+      return adopt_slice_stream(device_, stream, grants_[static_cast<size_t>(slice)].units, shape, shared_from_this());
     } catch (...) {
       (void)cudaStreamDestroy(stream);
       throw;

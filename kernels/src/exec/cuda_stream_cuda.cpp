@@ -25,8 +25,11 @@ class CudaStream final : public Stream {
           "cudaStreamCreateWithPriority");
   }
   /// A slice's stream.
-  CudaStream(DeviceId device, cudaStream_t stream, int width, std::shared_ptr<Partition> owner)
-      : Stream(device), stream_(stream), width_(width), owner_(std::move(owner)) {}
+  CudaStream(DeviceId device, cudaStream_t stream, int width, StreamShape shape, std::shared_ptr<Partition> owner)
+      : Stream(device, shape),
+        stream_(stream),
+        width_(shape.max_width > 0 ? std::min(width, shape.max_width) : width),
+        owner_(std::move(owner)) {}
   /// Returns at once; CUDA frees the stream when its work is done. A slice's green context must outlive both.
   ~CudaStream() override {
     if (owner_)
@@ -207,9 +210,9 @@ void CudaStream::retire_slice_stream() noexcept {
 
 }  // namespace
 
-std::shared_ptr<Stream> adopt_slice_stream(DeviceId device, cudaStream_t stream, int width,
+std::shared_ptr<Stream> adopt_slice_stream(DeviceId device, cudaStream_t stream, int width, StreamShape shape,
                                            std::shared_ptr<Partition> owner) {
-  return std::make_shared<CudaStream>(device, stream, width, std::move(owner));
+  return std::make_shared<CudaStream>(device, stream, width, shape, std::move(owner));
 }
 
 int stream_priority(int wanted) {

@@ -61,9 +61,9 @@ RouteArgs routing(const LayerStep& step) {
   return args;
 }
 
-/// All behind the logits in three launches, where the step is so small that this is worth while. The bits are the same.
-/// Such a step has no phases, so not where they are asked for; but a recording may follow the step, and is to load
-/// nothing.
+/// All behind the logits in two or three launches, where the step is so small that this is worth while. The bits are
+/// the same. Such a step has no phases, so not where they are asked for; but a recording may follow the step, and is to
+/// load nothing.
 bool queue_decode(Stream& s, const LayerStep& step) {
   const LayerDesc& d = step.desc;
   if (s.device().is_cpu() || d.has_shared || d.combine != CombineMode::kWeightedSum ||

@@ -12,9 +12,15 @@ void require_device(DeviceId device) { device.is_cpu() ? cpu::require_device(dev
 
 }  // namespace
 
-std::shared_ptr<Stream> Stream::create(DeviceId device, int priority, StreamShape shape) {
+void check_shape(const char* what, const StreamShape& shape) {
   if (shape.max_width < 0)
-    throw_invalid("Stream::create: max_width: expected at least 0, got " + std::to_string(shape.max_width));
+    throw_invalid(std::string(what) + ": max_width: expected at least 0, got " + std::to_string(shape.max_width));
+  if (shape.read_ahead < 0)
+    throw_invalid(std::string(what) + ": read_ahead: expected at least 0, got " + std::to_string(shape.read_ahead));
+}
+
+std::shared_ptr<Stream> Stream::create(DeviceId device, int priority, StreamShape shape) {
+  check_shape("Stream::create", shape);
   require_device(device);
   fault_point("stream.create", device);
   return device.is_cpu() ? cpu::create_stream(device, priority, shape) : cuda::create_stream(device, priority, shape);

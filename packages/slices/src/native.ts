@@ -44,10 +44,11 @@ export function partitionStream(
   partition: PartitionHandle,
   slice: number,
   priority: number,
+  readAheadBytes: number,
 ): Stream {
   return adoptStream(
     device,
-    call((b) => b.slices.partitionStream(partition, slice, priority)),
+    call((b) => b.slices.partitionStream(partition, slice, priority, readAheadBytes)),
   )
 }
 

@@ -38,6 +38,12 @@ export interface SliceStreamOptions {
    * @default 0
    */
   readonly index?: number
+  /**
+   * Bytes of weights that its kernels have under way at a time, about: a bandwidth-bound slice that asks for more than the memory can bring makes
+   * its neighbours' loads wait. Advisory, whoever enforces the SMs; see `StreamOptions` of `@nexus/native`.
+   * @default as many as their buffers hold
+   */
+  readonly readAheadBytes?: number
 }
 
 let live = 0
@@ -126,19 +132,21 @@ export class SlicePartition {
   }
 
   /**
-   * A stream whose work keeps to the slice: always the same one for the same slice, priority and index. The partition disposes of it.
+   * A stream whose work keeps to the slice: always the same one for the same options. The partition disposes of it.
    * @throws TypeError, RangeError for wrong arguments; DisposedError; DeviceError
    */
   stream(slice: string | number, options?: SliceStreamOptions): Stream {
-    checkOptions('options', options, ['priority', 'index'])
+    checkOptions('options', options, ['priority', 'index', 'readAheadBytes'])
     const number = this.indexOf(slice)
     const priority = checkInteger('priority', options?.priority ?? 0, -1000, 0)
     const index = checkInteger('index', options?.index ?? 0, 0, 1023)
+    const given = options?.readAheadBytes
+    const readAhead = given === undefined ? 0 : checkInteger('readAheadBytes', given, 1)
     this.#check()
-    const key = `${number} ${priority} ${index}`
+    const key = `${number} ${priority} ${index} ${readAhead}`
     const found = this.#streams.get(key)
     if (found !== undefined) return found
-    const made = partitionStream(this.device, this.#handle, number, priority)
+    const made = partitionStream(this.device, this.#handle, number, priority, readAhead)
     this.#streams.set(key, made)
     return made
   }

@@ -35,6 +35,22 @@ describe.skipIf(noAddon).each(devices)('a partition of %s', (device) => {
     expect(new Set([stream, ...others]).size).toBe(4)
   })
 
+  test('a stream that limits the bytes under way is one of its own, and computes the same', async () => {
+    using partition = SlicePartition.build(device, two)
+    const limited = partition.stream('a', { readAheadBytes: 8e6 })
+    expect(limited).not.toBe(partition.stream('a'))
+    expect(limited).not.toBe(partition.stream('a', { readAheadBytes: 4e6 }))
+    expect(partition.stream('a', { readAheadBytes: 8e6 })).toBe(limited)
+    expect(limited.width).toBe(small)
+    using tensor = Tensor.randn([64], { stream: limited, seed: 3 })
+    using expected = Tensor.randn([64], { device, seed: 3 })
+    expect(await tensor.toFloat32Array()).toEqual(await expected.toFloat32Array())
+    for (const readAheadBytes of [0, -1, 1.5, Number.NaN, Number.POSITIVE_INFINITY]) {
+      expect(() => partition.stream('a', { readAheadBytes })).toThrow(/readAheadBytes: expected an integer/)
+    }
+    expect(() => partition.stream('a', { readAheadBytes: '8 MB' as never })).toThrow(TypeError)
+  })
+
   test('computes, and tensors made in it outlive it', async () => {
     const partition = SlicePartition.build(device, two)
     const tensor = Tensor.randn([64], { stream: partition.stream('b'), seed: 3 })

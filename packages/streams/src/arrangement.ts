@@ -15,6 +15,11 @@ export interface Arrangement {
   readonly kind: ArrangementKind
   /** SMs by tenant, in their order; `null` where none are set apart. */
   readonly sms: readonly number[] | null
+  /**
+   * Bytes that each tenant's kernels have under way at most, in their order; `null` for one without a limit (`readAheadBytes` of a stream).
+   * @default none has a limit
+   */
+  readonly readAheadBytes?: readonly (number | null)[]
 }
 
 /** What a trial saw of one tenant. */

@@ -37,6 +37,7 @@ struct GroupedParams {
   bool output_f32;    // the router's logits: float32 whatever the input is
   bool settled;       // offsets, order and lane table are older than the stream's previous kernel
   bool vector_store;  // 8 input columns' results may be stored as one aligned word
+  int ring;           // wgmma: ring_quarters(), set by the launcher
 };
 
 enum class Kernel { kMma, kMmaGuarded, kSimt, kGemv, kWgmma };
@@ -112,16 +113,17 @@ constexpr int64_t max_row_tiles(int64_t max_rows, int experts, int bm) {
 }
 
 /// Where a launch goes. `width`: SMs that it may use (Stream::width()), for grids of as many blocks as fit at once.
-/// `share_sm`: it has neighbours on them.
+/// `share_sm`: it has neighbours on them. `read_ahead`: StreamShape's.
 struct Target {
   int device;
   int width;
   bool share_sm;
   cudaStream_t stream;
+  int64_t read_ahead = 0;
 };
 inline Target target(Stream& stream) {
   const auto handle = static_cast<cudaStream_t>(stream.cuda_stream());
-  return {stream.device().index, stream.width(), stream.share_sm(), handle};
+  return {stream.device().index, stream.width(), stream.share_sm(), handle, stream.read_ahead()};
 }
 
 /// Whether a launch takes part in lanes: its kernels are instances of their own, so that the plain ones stay as they

@@ -49,7 +49,8 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
     throw_invalid("input, weight: expected memory aligned to 16 bytes with batch-invariant sums");
   problem.aligned = problem.aligned && aligned;
   const Variant& chosen = choose(problem, variant_key(desc), args.choice);
-  const Variant& variant = to.share_sm ? share_sm(chosen) : chosen;
+  // The same bits in all of them. A limit of bytes under way is kept best by the shape with the smallest buffers.
+  const Variant& variant = to.share_sm ? share_sm(chosen) : to.read_ahead > 0 ? plain_shape(chosen) : chosen;
   GroupedParams p{};
   p.step = step, p.lanes = args.lanes;
   p.input = args.input, p.weight = args.weight, p.bias = args.bias, p.output = args.output;

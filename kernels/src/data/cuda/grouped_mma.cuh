@@ -13,6 +13,7 @@
 // GUARDED: for k not a multiple of 8 or unaligned pointers; the same tile and order, filled by guarded element loads.
 #pragma once
 #include "data/cuda/grouped_launch.cuh"
+#include "data/cuda/grouped_mma_wide.cuh"
 #include "data/cuda/grouped_tile.cuh"
 #include "data/cuda/mma.cuh"
 
@@ -23,7 +24,7 @@ struct MmaShape {
   using Element = T;
   static constexpr int BM = BM_, BN = BN_, BK = BK_, WARPS_M = WARPS_M_, WARPS_N = WARPS_N_, STAGES = STAGES_;
   static constexpr int MIN_BLOCKS = MIN_BLOCKS_;
-  static constexpr bool GUARDED = GUARDED_;
+  static constexpr bool GUARDED = GUARDED_, STAYS = false;
   static constexpr int THREADS = WARPS_M * WARPS_N * 32;
   static constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N;  // a warp's tile
   static constexpr int MT = WM / 16, NT = WN / 8;             // in units of mma
@@ -229,7 +230,7 @@ void launch_mma(const Variant& variant, const GroupedParams& params, const Targe
   else if (variant.bn == 128)
     launch_mma_shape<MmaShape<T, 128, 128, 64, 2, 2, 3, 2, false>>(variant, params, target);
   else
-    launch_mma_shape<MmaShape<T, 128, 256, 64, 2, 4, 3, 1, false>>(variant, params, target);
+    launch_mma_wide<WideShape<T, 160, 3>>(variant, params, target);
 }
 
 }  // namespace nexus::cuda

@@ -19,6 +19,7 @@ struct SimtShape {
   using Weight = TW;
   static constexpr int BM = BM_, BN = BN_, BK = BK_, TM = TM_, TN = TN_, MIN_BLOCKS = MIN_BLOCKS_;
   static constexpr int THREADS = (BM / TM) * (BN / TN);
+  static constexpr bool STAYS = false;
   static constexpr int ROW_VECTOR = TM < 4 ? TM : 4;
   static constexpr int A_STRIDE = BM + 4, B_STRIDE = BN + 4;
   static constexpr int A_ITEMS = BM * BK / 4 / THREADS,
@@ -68,7 +69,8 @@ __device__ __forceinline__ void simt_tile(const GroupedParams& p, const Tile& ti
   const int k = static_cast<int>(p.k), n = static_cast<int>(p.n);
   constexpr int kItemsPerRow = S::BK / 4, kRowsPerPass = S::THREADS / kItemsPerRow;
   static_assert(S::THREADS % kItemsPerRow == 0);
-  const int item_k = threadIdx.x % kItemsPerRow * 4, item_row = threadIdx.x / kItemsPerRow;
+  const int thread = thread_anew();
+  const int item_k = thread % kItemsPerRow * 4, item_row = thread / kItemsPerRow;
   const auto* input = static_cast<const typename S::Input*>(input_rows);
   const auto* weight = static_cast<const typename S::Weight*>(p.weight);
   const bool whole = k % 4 == 0 && reinterpret_cast<uintptr_t>(input) % (4 * sizeof(*input)) == 0 &&
@@ -120,7 +122,7 @@ __device__ __forceinline__ void simt_tile(const GroupedParams& p, const Tile& ti
   // A thread's columns are TN/4 runs of four, its rows TM/ROW_VECTOR runs, spread over the tile: neighbouring threads
   // read neighbouring words.
   constexpr int kAcross = S::BN / S::TN, kDown = S::BM / S::TM, kRow = S::ROW_VECTOR;
-  const int tx = threadIdx.x % kAcross, ty = threadIdx.x / kAcross;
+  const int tx = thread % kAcross, ty = thread / kAcross;
   float acc[S::TM][S::TN];
 #pragma unroll
   for (int i = 0; i < S::TM; ++i)

@@ -12,18 +12,19 @@
 namespace nexus::cuda {
 
 /// Rows of a block's tile, of 256 columns, and stages: what hopper_shapes.cuh makes shapes of, once for blocks on their
-/// own and once for clusters of two that share weights.
+/// own and once for clusters of two that share weights. Finished rows leave through shared memory.
 constexpr int kWgmmaRows = 160, kWgmmaStages = 4;
 extern const Variant kWgmma, kWgmmaPair;
 /// For few rows an expert, where weights are all that matters: 160 KiB of them in flight on an SM, across tiles, so
 /// that a third of the chip reads as fast as all of it. Same order of sums, so the same bits as kWgmma.
 constexpr int kWgmmaFewRows = 64, kWgmmaFewStages = 5;
 extern const Variant kWgmmaFew;
-/// The first two, but finished rows leave through shared memory, in whole lines: faster where k is short or rows an
-/// expert are up to 160, slower than direct stores where a gated layer's are more. And for layers of few weights, 128
-/// columns instead of 256: twice the tiles, with 144 or 176 KiB of weights in flight. Without lanes: see plain_shape().
-constexpr int kWgmmaNarrowStages = 9, kWgmmaNarrowFewRows = 32, kWgmmaNarrowFewStages = 11;
-extern const Variant kWgmmaStaged, kWgmmaPairStaged, kWgmmaNarrow, kWgmmaNarrowFew;
+/// The same by stages of 128 elements of k, which memory delivers faster (hopper_shape.h): for k a multiple of 64 and n
+/// of 8. With 32 rows a tile, as more would leave room for two stages only, or with 128 columns: more and smaller
+/// tiles, also for layers of few weights. Without lanes, for which each would cost another half megabyte of code: see
+/// plain_shape().
+constexpr int kWgmmaFewerRows = 32, kWgmmaFewerStages = 3, kWgmmaNarrowStages = 4, kWgmmaNarrowFewerStages = 5;
+extern const Variant kWgmmaFewer, kWgmmaNarrow, kWgmmaNarrowFewer;
 /// Beside a neighbour on the same SM: of its 228 KiB and 65536 registers, 92 KiB and 19456 are left. That is two blocks
 /// of the 16-row mma variant, or a block of any other kernel of a step of up to 8 tokens and 256 experts: a tile of 128
 /// rows would leave no room for a neighbour's router, and so hold up its whole step.
@@ -35,7 +36,14 @@ extern const Variant kWgmmaShare, kWgmmaSharePair;
 const Variant& plain_shape(const Variant& variant);
 
 /// A matrix [rows, k] of 16-bit elements in boxes of box_rows × 64 elements, 128-byte swizzle, zeros outside.
-CUtensorMap swizzled_map(DType dtype, const void* matrix, int64_t rows, int64_t k, int box_rows);
+CUtensorMap rows_map(DType dtype, const void* matrix, int64_t rows, int64_t k, int box_rows);
+/// The same of all experts' weights [rows, k], in boxes of box_rows × panels · 64 elements, for copy_weights_box(). Its
+/// coordinates: the element of k and the row; but with panels > 1 (then rows is a multiple of 8 and k of 64) the panel
+/// of 64 elements and the eight of rows, of which a box has all panels before the next eight. `gated`: rows, a multiple
+/// of 16, alternate between gate and up; in a box, each sixteen come as eight gates and the eight ups that belong to
+/// them, and the coordinate is that of the sixteen. So wgmma leaves a pair's two products in one thread. Coordinates
+/// that a map does not use are 0.
+CUtensorMap weights_map(DType dtype, const void* weight, int64_t rows, int64_t k, int box_rows, int panels, bool gated);
 
 /// True where the current device's loaded code of the wgmma kernels is that for 9.0a.
 bool wgmma_loaded();

@@ -18,10 +18,9 @@ using T = __nv_bfloat16;
 const Variant kWgmma = variant<hopper::Chosen<T, 1>>("wgmma_256x160x64_s4");
 const Variant kWgmmaPair = variant<hopper::Chosen<T, 2>>("wgmma_256x320x64_s4_pair");
 const Variant kWgmmaFew = variant<hopper::Few<T>>("wgmma_256x64x64_s5");
-const Variant kWgmmaStaged = variant<hopper::ChosenStaged<T, 1>>("wgmma_256x160x64_s4_staged");
-const Variant kWgmmaPairStaged = variant<hopper::ChosenStaged<T, 2>>("wgmma_256x320x64_s4_pair_staged");
-const Variant kWgmmaNarrow = variant<hopper::Narrow<T>>("wgmma_128x64x64_s9");
-const Variant kWgmmaNarrowFew = variant<hopper::NarrowFew<T>>("wgmma_128x32x64_s11");
+const Variant kWgmmaFewer = variant<hopper::Fewer<T>>("wgmma_256x32x128_s3");
+const Variant kWgmmaNarrow = variant<hopper::Narrow<T>>("wgmma_128x64x128_s4");
+const Variant kWgmmaNarrowFewer = variant<hopper::NarrowFewer<T>>("wgmma_128x32x128_s5");
 const Variant kWgmmaShare = variant<hopper::Sharing<T, 1>>("wgmma_256x96x64_s3", true);
 const Variant kWgmmaSharePair = variant<hopper::Sharing<T, 2>>("wgmma_256x192x64_s3_pair", true);
 

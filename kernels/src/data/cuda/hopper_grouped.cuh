@@ -30,31 +30,34 @@ namespace nexus::cuda::hopper {
 
 /// REGISTERS: of every thread at the launch. PRODUCER, CONSUMER: of theirs, once the warpgroups have divided them up.
 /// O: see hopper_shape.h.
-template <class T, int ROWS_, int STAGES_, int CLUSTER_, int REGISTERS_, int PRODUCER_, int CONSUMER_, class O = Plain>
+template <class T, int ROWS_, int STAGES_, int CLUSTER_, int REGISTERS_, int PRODUCER_, int CONSUMER_, class O>
 struct Shape {
   using Element = T;
   static constexpr int ROWS = ROWS_, STAGES = STAGES_, CLUSTER = CLUSTER_;
   static constexpr int REGISTERS = REGISTERS_, PRODUCER = PRODUCER_, CONSUMER = CONSUMER_;
-  static constexpr int BLOCKS = O::BLOCKS;
-  static constexpr bool STAGED = O::STAGED, LEAN = O::LEAN;
+  static constexpr int BLOCKS = O::BLOCKS, PANELS = O::PANELS;
+  static constexpr bool STAGED = O::STAGED;
   static constexpr int GROUP_COLUMNS = 64 * BLOCKS;  // of a consumer warpgroup
   static constexpr int COLUMNS = 2 * GROUP_COLUMNS;
-  static constexpr int BK = 64;  // 64 elements: one 128-byte row of the swizzle
+  static constexpr int PANEL = 64, BK = PANELS * PANEL;  // 64 elements: one 128-byte row of the swizzle
+  static constexpr int ATOM = 8 * PANEL * 2;             // eight rows of a panel, in bytes
   static constexpr int THREADS = 384, PRODUCERS = 128, CONSUMER_WARPS = 8;
   static constexpr int BOX_COLUMNS = 128;
   static constexpr int BOX_BYTES = BOX_COLUMNS * BK * 2, BOXES = COLUMNS / CLUSTER / BOX_COLUMNS;  // of each block
   static constexpr int GROUP_BYTES = GROUP_COLUMNS * BK * 2;  // from one's weights to the other's
   static constexpr int WEIGHT_BYTES = COLUMNS * BK * 2, STAGE_BYTES = WEIGHT_BYTES + ROWS * BK * 2;
   static constexpr int PASSES = ROWS / 16;  // token rows that one producer thread copies
-  static constexpr int BOX_ROWS = 32, ROW_BOX_BYTES = BOX_ROWS * BK * 2;
+  static constexpr int BOX_ROWS = 32, ROW_BOX_BYTES = BOX_ROWS * PANEL * 2;
+  static constexpr int ROW_PANEL_BYTES = ROWS * PANEL * 2;
   static constexpr int RING = STAGES < 8 ? 8 : 16;  // tiles between producer and consumers: more than STAGES
-  static constexpr int ACC = ROWS / 2;              // accumulators per thread and 64 columns
+  // Bound by memory: heeds a limit of bytes under way, but for launches with lanes.
+  static constexpr bool LIMITED = ROWS <= 64 && CLUSTER == 1;
+  static constexpr int ACC = ROWS / 2;  // accumulators per thread and 64 columns
   // More than there are, and consumers would wait for them for ever.
   static_assert(PRODUCERS * PRODUCER + (THREADS - PRODUCERS) * CONSUMER <= THREADS * REGISTERS);
   static_assert(REGISTERS % 8 == 0 && PRODUCER % 8 == 0 && CONSUMER % 8 == 0);
   static_assert(ROWS % BOX_ROWS == 0 && STAGE_BYTES % 1024 == 0 && RING > STAGES);
   static_assert(ROWS % (8 * Finish<T, BLOCKS>::template GROUPS<ACC>) == 0 && ROWS % 16 == 0);
-  static_assert(BLOCKS == 2 || !STAGED);
   static_assert(BOXES * BOX_COLUMNS * CLUSTER == COLUMNS && (CLUSTER == 1 || BOXES == 1));
 
   struct Control {
@@ -65,7 +68,7 @@ struct Shape {
   // Offsets from the first buffer, so that one register addresses all of it.
   static constexpr uint32_t FULL = STAGES * STAGE_BYTES, EMPTY = FULL + STAGES * 8;
   static constexpr uint32_t STAGING = (FULL + static_cast<uint32_t>(sizeof(Control)) + 15) & ~15u;
-  static constexpr int STAGING_BYTES = staging_bytes(STAGED, GROUP_COLUMNS);
+  static constexpr int STAGING_BYTES = staging_bytes(STAGED);
   static constexpr int SHARED_BYTES = 1024 + (STAGED ? static_cast<int>(STAGING) + STAGING_BYTES
                                                      : STAGES * STAGE_BYTES + static_cast<int>(sizeof(Control)));
   static_assert(SHARED_BYTES <= 227 * 1024);
@@ -74,16 +77,26 @@ struct Shape {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// This block's part of a tile's weights of step s: by one thread.
+/// This block's part of a tile's weights of step s: by one thread. `y`: the tile's first row of all experts' weights.
 template <class S>
-__device__ __forceinline__ void copy_weights(const CUtensorMap& map, uint32_t buffer, uint32_t ready, int s, int y,
-                                             int rank) {
+__device__ __forceinline__ void copy_weights(const CUtensorMap& map, const GroupedParams& p, uint32_t buffer,
+                                             uint32_t ready, int s, int y, int rank) {
+  const bool gated = p.gated;
+  const auto at = [&](int box) {
+    const int row = y + box * S::BOX_COLUMNS;
+    if constexpr (S::PANELS > 1)
+      return gated ? WeightsAt{0, 0, s * S::PANELS, 0, row / 16} : WeightsAt{0, 0, s * S::PANELS, row / 8, 0};
+    else
+      return gated ? WeightsAt{s * S::BK, 0, 0, 0, row / 16} : WeightsAt{s * S::BK, row, 0, 0, 0};
+  };
   if constexpr (S::CLUSTER > 1) {
-    copy_box_multicast(buffer + rank * S::BOX_BYTES, &map, s * S::BK, y + rank * S::BOX_COLUMNS, ready, 3);
+    copy_weights_box_multicast(buffer + rank * S::BOX_BYTES, &map, at(rank), ready, 3);
+  } else if (S::LIMITED && p.ring < 4 * S::STAGES) {
+#pragma unroll
+    for (int i = 0; i < S::BOXES; ++i) copy_weights_box_once(buffer + i * S::BOX_BYTES, &map, at(i), ready);
   } else {
 #pragma unroll
-    for (int i = 0; i < S::BOXES; ++i)
-      copy_box(buffer + i * S::BOX_BYTES, &map, s * S::BK, y + i * S::BOX_COLUMNS, ready);
+    for (int i = 0; i < S::BOXES; ++i) copy_weights_box(buffer + i * S::BOX_BYTES, &map, at(i), ready);
   }
 }
 
@@ -91,7 +104,7 @@ __device__ __forceinline__ void copy_weights(const CUtensorMap& map, uint32_t bu
 template <class S>
 __device__ __forceinline__ uint32_t step_bytes(const GroupedParams& p, const Tile& tile) {
   const int boxes = p.copy_rows ? 0 : (tile.padded + S::BOX_ROWS - 1) / S::BOX_ROWS;
-  return S::WEIGHT_BYTES + boxes * S::ROW_BOX_BYTES;
+  return S::WEIGHT_BYTES + boxes * (S::PANELS * S::ROW_BOX_BYTES);
 }
 
 /// Fills the buffers for the tiles of this block, `block` of `blocks` where a pair counts as one.
@@ -108,31 +121,40 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
   Walk walk{block, blocks, -1};
   if constexpr (LANES) walk = lanes_walk(p, block, blocks);
   Cursor<S::STAGES> at;
+  [[maybe_unused]] Cursor<S::STAGES> freed;  // of the next buffer to be waited for
   int slot = 0;
+  [[maybe_unused]] int under_way = 0;
 #pragma unroll 1
   for (int index = walk.first;; index += walk.stride) {
     Tile tile{};
     const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, index, rank, tile, walk.lane);
     if (LANES && found && thread == 0) trace_tile(p, tile.expert);
-    // A row past the tile's end is given a row that exists: its results are not stored. LEAN: in units of 16 bytes from
-    // the first, half the registers (the launch has checked that they fit).
-    std::conditional_t<S::LEAN, uint32_t, const char*> rows[S::PASSES];
+    // Pointers, though they cost twice the registers of offsets: with those, the copies of a step took 10 % longer than
+    // its products (docs/kernels/log.md, entry 9).
+    const char* rows[S::PASSES];
     if (found && p.copy_rows) {
 #pragma unroll
       for (int i = 0; i < S::PASSES; ++i) {
+        // A row past the tile's end is given a row that exists: its results are not stored.
         const int row = tile.row + max(0, min(copy_row + i * 16, tile.rows - 1));
         const int from = p.gather ? max(0, slot_at(p, row)) / p.rows_per_input : row;
-        if constexpr (S::LEAN)
-          rows[i] = static_cast<uint32_t>(from) * (static_cast<uint32_t>(k) / 8);
-        else
-          rows[i] = input + from * pitch;
+        rows[i] = input + from * pitch;
       }
     }
     const int y = tile.expert * static_cast<int>(p.n) + tile.column;
 #pragma unroll 1
     for (int s = 0; s < steps; ++s) {
       const uint32_t buffer = buffers + at.stage * S::STAGE_BYTES, ready = buffers + S::FULL + at.stage * 8;
-      wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1);
+      if constexpr (S::LIMITED && !LANES) {
+        // As many as the ring has, or fewer: buffers are waited for earlier than they are needed again.
+        for (const int most = ring_limit(p.ring, s); under_way >= most; --under_way) {
+          wait(buffers + S::EMPTY + freed.stage * 8, freed.phase);
+          freed.advance();
+        }
+        ++under_way;
+      } else {
+        wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1);
+      }
       __syncwarp();  // only one lane may go on to issue copies: none of the others may miss a phase of the barrier
       // All buffers filled before this one's last round are consumed, so the ring's slot of RING tiles ago is free.
       if (s == 0 && thread == 0) control.ring[slot] = tile;
@@ -143,27 +165,30 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       }
       if (thread == 0) {
         arrive_expect(ready, step_bytes<S>(p, tile));
-        copy_weights<S>(map, buffer, ready, s, y, rank);
+        copy_weights<S>(map, p, buffer, ready, s, y, rank);
       }
       if (!p.copy_rows) {
         // Rows of other experts may follow in the last box: their results are not stored.
         if (thread == 0)
           for (int i = 0; i * S::BOX_ROWS < tile.padded; ++i)
-            copy_box(buffer + S::WEIGHT_BYTES + i * S::ROW_BOX_BYTES, &row_map, s * S::BK, tile.row + i * S::BOX_ROWS,
-                     ready);
+#pragma unroll
+            for (int h = 0; h < S::PANELS; ++h)
+              copy_box(buffer + S::WEIGHT_BYTES + h * S::ROW_PANEL_BYTES + i * S::ROW_BOX_BYTES, &row_map,
+                       s * S::BK + h * S::PANEL, tile.row + i * S::BOX_ROWS, ready);
         at.advance();
         continue;
       }
-      const bool inside = s * S::BK + chunk * 8 < k;  // chunks past k become zeros; nothing is read for them
 #pragma unroll
       for (int i = 0; i < S::PASSES; ++i) {
-        if constexpr (S::LEAN) {
-          const char* const from = input + s * (S::BK * 2) + static_cast<uint64_t>(rows[i]) * 16;
-          if (i * 16 < tile.padded) copy16_async(buffer + copy_at + i * 16 * 128, from, inside);
-        } else {
-          if (i * 16 < tile.padded) copy16_async(buffer + copy_at + i * 16 * 128, rows[i], inside);
-          rows[i] += S::BK * 2;
+#pragma unroll
+        for (int h = 0; h < S::PANELS; ++h) {
+          // Chunks past k become zeros; nothing is read for them.
+          const bool inside = s * S::BK + h * S::PANEL + chunk * 8 < k;
+          if (i * 16 < tile.padded)
+            copy16_async(buffer + copy_at + h * S::ROW_PANEL_BYTES + i * 16 * 128, rows[i] + h * (S::PANEL * 2),
+                         inside);
         }
+        rows[i] += S::BK * 2;
       }
       arrive_after_copies(ready);
       at.advance();
@@ -190,13 +215,17 @@ __device__ __forceinline__ void multiply(float (&acc)[S::BLOCKS][S::ACC], Cursor
     wait(buffers + S::FULL + at.stage * 8, at.phase);
     fence_async_proxy();
     const uint32_t buffer = buffers + at.stage * S::STAGE_BYTES;
-    const uint64_t a = matrix_descriptor(buffer + group * S::GROUP_BYTES),
-                   b = matrix_descriptor(buffer + S::WEIGHT_BYTES);
+    // Weights: eight rows of one panel, the same eight of the next, the next eight. Rows: all of a panel, then the
+    // next.
+    const uint64_t a = matrix_descriptor(buffer + group * S::GROUP_BYTES, S::PANELS * S::ATOM),
+                   b = matrix_descriptor(buffer + S::WEIGHT_BYTES, S::ATOM);
     wgmma_fence();
 #pragma unroll
     for (int kk = 0; kk < S::BK / 16; ++kk) {
-      Mma::multiply(acc[0], a + kk * 2, b + kk * 2);
-      if constexpr (S::BLOCKS == 2) Mma::multiply(acc[1], a + (64 * 128 >> 4) + kk * 2, b + kk * 2);
+      const int panel = kk / 4, inside = kk % 4 * 2;
+      const uint64_t at_a = a + panel * (S::ATOM >> 4) + inside, at_b = b + panel * (S::ROW_PANEL_BYTES >> 4) + inside;
+      Mma::multiply(acc[0], at_a, at_b);
+      if constexpr (S::BLOCKS == 2) Mma::multiply(acc[1], at_a + (8 * S::PANELS * S::ATOM >> 4), at_b);
     }
     wgmma_commit();
     wgmma_wait<1>();
@@ -262,6 +291,7 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
   for (;;) {
     wait(buffers + S::FULL + at.stage * 8, at.phase);  // the first buffer of a tile also publishes the tile
     Tile tile = control.ring[slot];
+    __syncwarp();  // no lane reads the slot behind lane 0's arrival at `empty`, which frees it
     if (tile.padded == 0) return;
     [[maybe_unused]] const int mine = slot;
     slot = (slot + 1) % S::RING;
@@ -291,7 +321,7 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
     named_barrier(1 + group, 128);
     const int column = tile.column + group * S::GROUP_COLUMNS;
     if constexpr (S::STAGED) {
-      if (stages(p))
+      if (stages<S::BLOCKS>(p))
         finish_staged(finish, buffers + S::STAGING + group * (S::STAGING_BYTES / 2), 1 + group, tile, column, acc);
       else
         finish(tile, column + thread / 32 * 16, acc);

@@ -14,14 +14,11 @@ void launch_shape(const Variant& variant, GroupedParams params, DType dtype, con
   if (variant.bm != S::ROWS * S::CLUSTER || variant.bn != S::COLUMNS || variant.shared_bytes != S::SHARED_BYTES)
     throw Error(ErrorCode::kInternal,
                 std::string("grouped_linear: variant ") + variant.name + " does not match its kernel");
-  if (S::LEAN && params.copy_rows && params.max_rows / params.rows_per_input > int64_t{UINT32_MAX} / (params.k / 8))
-    throw_unsupported(std::string("grouped_linear: variant ") + variant.name + " reaches 64 GiB of input rows, got " +
-                      std::to_string(params.max_rows / params.rows_per_input) + " rows of " + std::to_string(params.k));
   const unsigned tiles = plan_grid(variant, params);
-  const CUtensorMap map =
-      swizzled_map(dtype, params.weight, static_cast<int64_t>(params.experts) * params.n, params.k, S::BOX_COLUMNS);
+  const CUtensorMap map = weights_map(dtype, params.weight, static_cast<int64_t>(params.experts) * params.n, params.k,
+                                      S::BOX_COLUMNS, S::PANELS, params.gated);
   const CUtensorMap row_map =
-      params.copy_rows ? map : swizzled_map(dtype, params.input, params.max_rows, params.k, S::BOX_ROWS);
+      params.copy_rows ? map : rows_map(dtype, params.input, params.max_rows, params.k, S::BOX_ROWS);
   static KernelFacts facts[2];
   const bool lanes = with_lanes(params);
   auto kernel = &grouped_wgmma_kernel<S, false>;
@@ -33,6 +30,7 @@ void launch_shape(const Variant& variant, GroupedParams params, DType dtype, con
   // As many clusters as fit at once on what the stream may use; beside a neighbour on the same SMs they take turns. No
   // result depends on their number.
   const unsigned clusters = std::min(tiles, static_cast<unsigned>(std::max(1, target.width * at_once / S::CLUSTER)));
+  params.ring = ring_quarters(lanes ? 0 : target.read_ahead, clusters, S::WEIGHT_BYTES, S::STAGES);
   cudaLaunchAttribute attributes[2]{};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim.x = S::CLUSTER, attributes[0].val.clusterDim.y = 1, attributes[0].val.clusterDim.z = 1;
@@ -61,10 +59,9 @@ void launch_plain(const Variant& variant, const GroupedParams& params, DType dty
 /// For one whose kernels have none.
 template <class T>
 void launch_without_lanes(const Variant& variant, const GroupedParams& params, DType dtype, const Target& target) {
-  if (&variant == &kWgmmaStaged) return launch_shape<ChosenStaged<T, 1>, false>(variant, params, dtype, target);
-  if (&variant == &kWgmmaPairStaged) return launch_shape<ChosenStaged<T, 2>, false>(variant, params, dtype, target);
+  if (&variant == &kWgmmaFewer) return launch_shape<Fewer<T>, false>(variant, params, dtype, target);
   if (&variant == &kWgmmaNarrow) return launch_shape<Narrow<T>, false>(variant, params, dtype, target);
-  launch_shape<NarrowFew<T>, false>(variant, params, dtype, target);
+  launch_shape<NarrowFewer<T>, false>(variant, params, dtype, target);
 }
 
 }  // namespace nexus::cuda::hopper

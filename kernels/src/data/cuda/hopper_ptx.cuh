@@ -88,13 +88,36 @@ __device__ __forceinline__ void copy_box(uint32_t target, const CUtensorMap* map
       "l"(map), "r"(x), "r"(y), "r"(barrier)
       : "memory");
 }
-/// The box to the same address in every block of `mask`; completes on the barrier of the same address in each.
-__device__ __forceinline__ void copy_box_multicast(uint32_t target, const CUtensorMap* map, int x, int y,
-                                                   uint32_t barrier, uint16_t mask) {
+/// Where a box of a weights map begins: coordinates, see weights_map() in hopper.h.
+struct WeightsAt {
+  int x, row, panel, rows8, rows16;
+};
+__device__ __forceinline__ void copy_weights_box(uint32_t target, const CUtensorMap* map, WeightsAt at,
+                                                 uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-      "[%1, {%2, %3}], [%4], %5;" ::"r"(target),
-      "l"(map), "r"(x), "r"(y), "r"(barrier), "h"(mask)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5, %6}], "
+      "[%7];" ::"r"(target),
+      "l"(map), "r"(at.x), "r"(at.row), "r"(at.panel), "r"(at.rows8), "r"(at.rows16), "r"(barrier)
+      : "memory");
+}
+/// The same of weights that are read once: the first lines that L2 gives up, so that it keeps a neighbour's.
+__device__ __forceinline__ void copy_weights_box_once(uint32_t target, const CUtensorMap* map, WeightsAt at,
+                                                      uint32_t barrier) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1, {%2, %3, %4, %5, %6}], [%7], %8;" ::"r"(target),
+      "l"(map), "r"(at.x), "r"(at.row), "r"(at.panel), "r"(at.rows8), "r"(at.rows16), "r"(barrier), "l"(policy)
+      : "memory");
+}
+/// The box to the same address in every block of `mask`; completes on the barrier of the same address in each.
+__device__ __forceinline__ void copy_weights_box_multicast(uint32_t target, const CUtensorMap* map, WeightsAt at,
+                                                           uint32_t barrier, uint16_t mask) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%2, %3, %4, %5, %6}], [%7], %8;" ::"r"(target),
+      "l"(map), "r"(at.x), "r"(at.row), "r"(at.panel), "r"(at.rows8), "r"(at.rows16), "r"(barrier), "h"(mask)
       : "memory");
 }
 /// Orders this thread's earlier generic-proxy view of shared memory (cp.async landed) before async-proxy reads (wgmma).
@@ -127,10 +150,10 @@ __device__ __forceinline__ uint4 load_shared(uint32_t address) {
 
 // ---- wgmma ---------------------------------------------------------------------------------------------------------
 
-/// Descriptor of a K-major operand whose rows are 128 bytes apart in 1024-byte groups of eight, 128-byte swizzle.
-/// Advancing k by 16 elements inside the row adds 2.
-__device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address) {
-  return static_cast<uint64_t>((address & 0x3ffff) >> 4) | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 |
+/// Descriptor of a K-major operand whose rows are 128 bytes apart in groups of eight, 128-byte swizzle. `pitch`: from
+/// one group to the next, in bytes. Advancing k by 16 elements inside the row adds 2.
+__device__ __forceinline__ uint64_t matrix_descriptor(uint32_t address, uint32_t pitch) {
+  return static_cast<uint64_t>((address & 0x3ffff) >> 4) | uint64_t{1} << 16 | static_cast<uint64_t>(pitch >> 4) << 32 |
          uint64_t{1} << 62;
 }
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }

@@ -1,4 +1,5 @@
-// A step's block and its ring of counts on the device. Both are read and written only behind wait_for_previous().
+// A step's block and its ring of counts on the device. Both are read and written only behind wait_for_previous(), or
+// by a kernel that knows that they are settled (decode.h).
 #pragma once
 #include <cstdint>
 
@@ -22,7 +23,7 @@ struct RingSlot {
 
   __device__ __forceinline__ explicit RingSlot(const CountRingView& ring) : slot(nullptr), step(0) {
     if (ring.slots == nullptr) return;
-    step = *ring.counter;
+    step = __ldcg(reinterpret_cast<const unsigned long long*>(ring.counter));
     slot = ring.slots + step % static_cast<uint32_t>(ring.capacity) * ring.stride;
   }
   /// By all threads of the block.

@@ -26,6 +26,10 @@ constexpr size_t simt_shared(int bm, int bn, int bk) {
 constexpr Variant mma(const char* name, int bm, int bn, int bk, int stages, int warps, bool share_sm = false) {
   return {name, Kernel::kMma, SumOrder::kMma16, bm, bn, bk, stages, warps, mma_shared(bm, bn, bk, stages), share_sm};
 }
+// The walk's stages, 12 bytes a row of this tile and the next, and where the next is.
+constexpr size_t wide_shared(int bm, int bn, int bk, int stages) {
+  return static_cast<size_t>(stages) * (bm + bn) * bk * 2 + static_cast<size_t>(2) * bm * 12 + 16;
+}
 constexpr Variant simt(const char* name, int bm, int bn, int bk, int warps) {
   return {name, Kernel::kSimt, SumOrder::kSimt1, bm, bn, bk, 2, warps, simt_shared(bm, bn, bk)};
 }
@@ -36,12 +40,18 @@ constexpr Variant kMma16 = mma("mma_16x32x128_s6", 16, 32, 128, 6, 4);
 // Beside a neighbour's block: half the shared memory, and at most 72 registers a thread with lanes, too.
 constexpr Variant kMma16Share = mma("mma_16x32x128_s3", 16, 32, 128, 3, 4, true);
 constexpr Variant kMma64 = mma("mma_64x128x64_s4", 64, 128, 64, 4, 4);
-// Prefill: 64×64 per warp, where ldmatrix traffic and mma.sync balance; 128×256 because L2 feeds no smaller tile at
-// full rate.
-constexpr Variant kMma128 = mma("mma_128x256x64_s3", 128, 256, 64, 3, 8);
-// Short k: the tile's prologue and epilogue weigh more than L2 traffic, and two blocks per SM hide one another's.
+// Many rows: up to 80×64 per warp, where ldmatrix traffic and mma.sync balance; 256 columns because L2 feeds no smaller
+// tile at full rate, and 160 rows because experts with about 128, 256 or 512 of them then need no tile for a few. On an
+// H200 at 4096 tokens 14 to 23 % faster than tiles of 128 rows without its walk (docs/kernels/log.md, entry 10).
+constexpr Variant kMmaWide{"mma_160x256x64_s3",         Kernel::kMma, SumOrder::kMma16, 160, 256, 64, 3, 8,
+                           wide_shared(160, 256, 64, 3)};
+// Where a block has no room for that, n is less than a tile or k is short: two blocks per SM hide one another's
+// prologue and epilogue.
 constexpr Variant kMma128x128 = mma("mma_128x128x64_s3", 128, 128, 64, 3, 4);
-constexpr int64_t kShortK = 1024;
+// Whole steps on an H200, us in wide tiles and in those of 64 rows: GPT-OSS at 32 rows an expert 467 and 446, at 64 488
+// and 579; Qwen3 at 32 346 and 352, at 64 389 and 469. With fewer tiles than about a chip has SMs the narrow ones win:
+// 512/1024/8/2 at 512 tokens, 64 tiles and 16, 57 and 46; at 4096, 448 and 112, 118 and 146.
+constexpr int64_t kShortK = 256, kWideRows = 32, kWideTiles = 96;
 
 // The rest is for Hopper, as measured on an H200 in whole steps rather than by linear layers alone
 // (docs/kernels/log.md, entry 6): a step takes 3 to 5 us less where both layers of an MLP run the same kernel, so the
@@ -50,16 +60,20 @@ constexpr int64_t kShortK = 1024;
 // Up to so many rows in all, tiles of 256 columns do not cover the chip, but 16x32 ones do (measured on GPT-OSS and
 // Mixtral at 2 tokens).
 constexpr int64_t kHandfulOfRows = 8;
-// Mean rows an expert. Up to the first, weights are all that matters, and the shape with the most of them in flight is
-// the fastest: us at 512 tokens, against tiles of 160 rows, Qwen3 (32 rows) 318 and 324, DeepSeek-V2 (48) 300 and 308,
-// but OLMoE (64) 250 and 243. Over the second, a gated layer, which stores half as many columns, is faster by direct
-// stores: Mixtral at 512 rows 2685 against 2845. Over the third, L2 and not HBM is the limit, and blocks share weights
-// in pairs: that wins 1 to 6 % at 1024 to 4096 rows (16384 tokens), and loses 0 to 10 % at 256 to 512 (4096 tokens).
-constexpr int64_t kFewRows = 48, kManyRows = 160, kPairRows = 768;
+// Mean rows an expert. Up to kFewRows, weights are all that matters, and the shapes with stages of 128 elements of k
+// read them fastest (us, against 256x64x64: Qwen3 at 64 tokens, 4 rows, 283 and 288, Mixtral, 16 rows, 639 and 652).
+// Which of them, by the tile's columns and rows: up to kHandful 128 columns (Qwen3 at 8 tokens 132 against 134), up to
+// kFewerRows 256 (GPT-OSS-like 2048/4096/32/4 at 64 tokens, 8 rows, 372 against 378), from there tiles of 64 rows:
+// where a few experts have most of the tokens, two tiles of 32 read their weights twice (Mixtral at 64 tokens, skewed:
+// 675 against 576). Above kMoreRows weights are no faster that way (Qwen3 at 512 tokens, 32 rows, 319 and 318). Over
+// kPairRows L2 is the limit, and blocks share weights in pairs: that wins 4 % on Mixtral at 4096 rows (16384 tokens),
+// and loses 6 to 8 % at 1024 to 2048, partly because tiles of 320 rows fit them worse (1024 rows are seven tiles of
+// 147, or four of 256).
+constexpr int64_t kHandful = 2, kFewerRows = 8, kMoreRows = 24, kFewRows = 48, kPairRows = 3072;
 // Layers of few weights have too few tiles of 256 columns. Counted for the second layer, of which a gated first has
-// twice as many: 512/1024/8/2, 8 MB, takes 21 us at 64 tokens and 34 at 512 against 30 and 56 in tiles of 160 rows and
+// twice as many: 512/1024/8/2, 8 MB, takes 21 us at 64 tokens and 33 at 512 against 28 and 41 in tiles of 160 rows and
 // 256 columns; 1024/2048/16/2, 67 MB, is as fast either way at 64.
-constexpr int64_t kFewWeightBytes = 16 << 20, kNarrowFewRows = 32;
+constexpr int64_t kFewWeightBytes = 16 << 20, kNarrowFewerRows = 32, kNarrowRows = 160;
 constexpr Variant kMmaGuarded{"mma_guarded_64x128x64_s2", Kernel::kMmaGuarded, SumOrder::kMma16, 64, 128, 64, 2, 4,
                               mma_shared(64, 128, 64, 2)};
 constexpr Variant kGemv{"gemv_1x8", Kernel::kGemv, SumOrder::kGemv, 1, 8, 256, 1, 2, 0};
@@ -75,10 +89,9 @@ namespace {
 /// Every variant but those made to share an SM. The Hopper ones lie in the files that compile their kernels.
 const std::vector<const Variant*>& all() {
   static const auto* const variants = [] {  // never destroyed: layers may be made while the process ends
-    return new std::vector<const Variant*>{&kGemv,           &kMma16,       &kMma64,           &kMma128x128,
-                                           &kMma128,         &kMmaGuarded,  &kWgmmaFew,        &kWgmma,
-                                           &kWgmmaPair,      &kWgmmaStaged, &kWgmmaPairStaged, &kWgmmaNarrow,
-                                           &kWgmmaNarrowFew, &kSimt16,      &kSimt64,          &kSimt128};
+    return new std::vector<const Variant*>{
+        &kGemv,      &kMma16,      &kMma64,       &kMma128x128,       &kMmaWide, &kMmaGuarded, &kWgmmaFew, &kWgmma,
+        &kWgmmaPair, &kWgmmaFewer, &kWgmmaNarrow, &kWgmmaNarrowFewer, &kSimt16,  &kSimt64,     &kSimt128};
   }();
   return *variants;
 }
@@ -87,8 +100,10 @@ const std::vector<const Variant*>& all() {
 int64_t mean_rows(const Problem& p) { return (p.rows + p.experts - 1) / p.experts; }
 
 /// Below 64 columns most of the 256 of a tile would be idle; tensor maps count rows in 31 bits.
+/// A gated layer's weights come in sixteens of rows, eight gates and eight ups (weights_map()).
 bool wgmma_fits(const Problem& p) {
-  return p.hopper && p.aligned && p.dtype != DType::kF32 && p.n >= 64 && p.experts * p.n < int64_t{1} << 31;
+  return p.hopper && p.aligned && p.dtype != DType::kF32 && p.n >= 64 && p.experts * p.n < int64_t{1} << 31 &&
+         (!p.gated || p.n % 16 == 0);
 }
 
 const Variant& choose_simt(const Problem& p) {
@@ -97,27 +112,36 @@ const Variant& choose_simt(const Problem& p) {
   return mean <= 64 || p.n < 128 ? kSimt64 : kSimt128;
 }
 
+/// Tiles of the wide shape, were the rows divided evenly.
+int64_t wide_tiles(const Problem& p) {
+  return std::min<int64_t>(p.experts, p.rows) * ((mean_rows(p) + 159) / 160) * ((p.n + 255) / 256);
+}
+
 const Variant& choose_mma(const Problem& p) {
   const int64_t mean = mean_rows(p);
   if (!p.aligned) return kMmaGuarded;
   if (mean <= 8) return kMma16;
-  if (mean > 96 && p.n >= 256 && p.k > kShortK && fits(kMma128, p)) return kMma128;
+  if (mean > kWideRows && p.n >= 256 && p.k > kShortK && fits(kMmaWide, p))
+    return wide_tiles(p) >= kWideTiles ? kMmaWide : kMma64;
   if (mean > 96 && p.n >= 128 && fits(kMma128x128, p)) return kMma128x128;
   return kMma64;
 }
 
-const Variant& wgmma_shape(const Problem& p) {
+/// Whether the shapes with stages of 128 elements of k can read the weights: by eights of rows, whole panels of 64.
+bool deep_fits(const Problem& p) { return p.k % 64 == 0 && p.n % 8 == 0; }
+
+const Variant& choose_wgmma(const Problem& p) {
   const int64_t mean = mean_rows(p), width = p.gated ? p.n / 2 : p.n;
   const int64_t bytes = p.experts * p.k * width * static_cast<int64_t>(size_of(p.dtype));
-  if (bytes <= kFewWeightBytes && mean <= kManyRows) return mean <= kNarrowFewRows ? kWgmmaNarrowFew : kWgmmaNarrow;
+  if (deep_fits(p)) {
+    if (bytes <= kFewWeightBytes && mean <= kNarrowRows)
+      return mean <= kNarrowFewerRows ? kWgmmaNarrowFewer : kWgmmaNarrow;
+    if (mean <= kHandful) return kWgmmaNarrowFewer;
+    if (mean <= kFewerRows) return kWgmmaFewer;
+    if (mean <= kMoreRows) return kWgmmaNarrow;
+  }
   if (mean <= kFewRows) return kWgmmaFew;
-  if (mean <= kManyRows) return kWgmmaStaged;
-  if (mean <= kPairRows) return p.gated ? kWgmma : kWgmmaStaged;
-  return p.gated ? kWgmmaPair : kWgmmaPairStaged;
-}
-const Variant& choose_wgmma(const Problem& p) {
-  const Variant& shape = wgmma_shape(p);
-  return fits(shape, p) ? shape : plain_shape(shape);
+  return mean <= kPairRows ? kWgmma : kWgmmaPair;
 }
 
 }  // namespace
@@ -130,13 +154,13 @@ bool fits(const Variant& v, const Problem& p) {
     case Kernel::kSimt:
       return !half && v.shared_bytes <= p.shared_limit;
     case Kernel::kMma:
-      return half && p.aligned && v.shared_bytes <= p.shared_limit;
+      // The wide one counts 16-byte words of the input in 32 bits; it has no more rows than the output.
+      return half && p.aligned && v.shared_bytes <= p.shared_limit &&
+             (&v != &kMmaWide || p.rows <= int64_t{UINT32_MAX} / (p.k / 8));
     case Kernel::kMmaGuarded:
       return half && !p.aligned;
     case Kernel::kWgmma:
-      // Shapes without lanes count 16-byte words of the input in 32 bits; it has no more rows than the output.
-      return wgmma_fits(p) && v.shared_bytes <= p.shared_limit &&
-             (&plain_shape(v) == &v || p.rows <= int64_t{UINT32_MAX} / (p.k / 8));
+      return wgmma_fits(p) && v.shared_bytes <= p.shared_limit && (v.bk == 64 || deep_fits(p));
   }
   return false;
 }
