@@ -1,6 +1,8 @@
 // Decode steps by kernels of their own against the chain of operations that they stand for: outputs, choice, weights,
 // counts and ring are the same bytes, eager and recorded, whatever layer within their range; and a step outside of it
 // takes the chain. On a GPU of compute capability 9.0 only: elsewhere there is nothing but the chain.
+#include <cmath>
+
 #include "cuda_path.h"
 #include "layer_data.h"
 
@@ -48,8 +50,8 @@ DecodeLayer any_decode(Random& random) {
                      ? one_of(random, {Epilogue::kSwiglu, Epilogue::kGeglu, Epilogue::kGegluTanh, Epilogue::kReglu,
                                        Epilogue::kClampedSwiglu})
                      : one_of(random, {Epilogue::kRelu, Epilogue::kGelu, Epilogue::kGeluTanh, Epilogue::kSilu});
-  m.input = chunk * one_of<int64_t>(random, {1, 5, 32, 64, 65, 100, 256, 360});
-  m.hidden = chunk * one_of<int64_t>(random, {1, 3, 32, 96, 128, 176});
+  m.input = chunk * one_of<int64_t>(random, {1, 5, 32, 64, 65, 100, 256, 360, 512});
+  m.hidden = chunk * one_of<int64_t>(random, {1, 3, 32, 96, 128, 176, 512, 768});
   m.output = coin(random) ? m.input : one_of<int64_t>(random, {1, 6, 64, 97, 1000, 2049});
   d.scale_input = random.integer(0, 3) == 0;
   d.router_dtype = coin(random) ? DType::kF32 : m.dtype;
@@ -150,7 +152,7 @@ TEST("decode: real widths, in slices and on the whole chip, steps one behind the
   Random random(1201);
   for (const Shape& s : {Shape{128, 8, 2048, 768, 1}, Shape{128, 8, 2048, 768, 2}, Shape{64, 6, 2048, 1408, 1},
                          Shape{32, 4, 2880, 2880, 1}, Shape{8, 2, 512, 1024, 1}, Shape{16, 2, 1024, 2048, 1},
-                         Shape{8, 2, 512, 14336, 1}}) {
+                         Shape{8, 2, 512, 14336, 1}, Shape{8, 2, 4096, 512, 1}, Shape{16, 2, 1032, 4096, 2}}) {
     LayerDesc d;
     d.router = {.experts = s.experts, .top_k = s.top_k, .normalize = Normalize::kSumPlusEpsilon};
     d.experts = {.dtype = DType::kBF16, .experts = s.experts, .input = s.hidden, .hidden = s.inter, .output = s.hidden};
@@ -221,6 +223,41 @@ TEST("decode: real widths, in slices and on the whole chip, steps one behind the
         throw Failure(what + ": other outputs in slice " + show(slice));
     }
   }
+}
+
+TEST("decode: equal logits, zeros of both signs, infinite and missing ones") {
+  require_hopper();
+  Random random(1204);
+  Bench bench(DeviceId{0});
+  for (const int experts : {4, 33, 128, 512})
+    for (const Score score : {Score::kSoftmax, Score::kSigmoid, Score::kIdentity}) {
+      LayerDesc d;
+      d.router = {.experts = experts, .top_k = std::min(8, experts / 4)};
+      d.router.score = score;
+      d.experts = {.dtype = DType::kBF16, .experts = experts, .input = 64, .hidden = 64, .output = 64};
+      const auto layer =
+          Layer::create(d, upload(bench.stream, random_weights(random, d, {.given_logits = true})), bench.device);
+      const auto ring = CountRing::create(bench.device, experts, 2);
+      uint64_t steps = 0;
+      for (int round = 0; round < 8; ++round) {
+        std::vector<float> logits(static_cast<size_t>(experts), 1.f);
+        for (float& l : logits) {
+          if (round == 0) break;  // all are equal
+          l = round % 2 == 0 ? one_of(random, {0.f, -0.f, -1.f})
+                             : one_of(random, {0.f, -0.f, -1.f, 1.f, 2.f, NAN, -INFINITY});
+          if (round > 5 && score != Score::kIdentity && random.integer(0, 9) == 0) l = INFINITY;
+        }
+        Batch batch(random, bench, d, 1, true);
+        batch.logits = bench.upload(logits);
+        std::vector<Result> results;
+        for (const char* by : {"chain", "fused"}) {
+          const Path path(set_decode_path, by);
+          results.push_back(run_step(bench, *layer, nullptr, batch, *ring, steps++));
+        }
+        check_equal(results[1], results[0],
+                    show(experts) + " experts, score " + show(static_cast<int>(score)) + ", round " + show(round));
+      }
+    }
 }
 
 TEST("decode: what it does not serve takes the chain") {

@@ -67,14 +67,16 @@ bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& expert
   p.route.desc = router;
   p.route.logits = args.route.logits, p.route.tokens = tokens, p.route.step = args.route.step;
   p.route.expert_ids = args.route.expert_ids, p.route.weights = args.route.weights;
+  p.route.counts = args.route.counts, p.route.offsets = args.route.offsets, p.route.order = args.route.order;
+  p.route.ring = args.route.ring;
   p.x = args.x, p.out = args.out, p.hidden = args.hidden;
   p.first = {args.weights.weight[0], args.weights.bias[0], static_cast<int>(first.k), static_cast<int>(first.n)};
   p.second = {args.weights.weight[1], args.weights.bias[1], static_cast<int>(second.k), static_cast<int>(second.n)};
   p.epilogue = static_cast<int>(first.epilogue), p.limit = first.params.limit, p.alpha = first.params.alpha;
   p.gated = is_gated(first.epilogue), p.scale_input = args.scale_input;
-  p.ranked = !args.route.select_bias && router.groups == 1;
+  p.ranked = !args.route.select_bias && router.groups == 1 && router.weigh != Weigh::kSparsemixer && !args.scale_input;
   p.keys = kDecodeSlots * static_cast<int>(sizeof(int));
-  if (!args.prepare) cuda::route(stream, router, args.route);
+  if (!p.ranked && !args.prepare) cuda::route(stream, router, args.route);
   launch_decode_hidden(experts.dtype, p, to, !args.prepare);
   launch_decode_output(experts.dtype, p, to, !args.prepare);
   return !args.prepare;

@@ -3,94 +3,115 @@
 //   y[t, c] = Σ_j weight[t, j] · round(W2[e(t, j)][c, :] · hidden[t, j] + b2[e(t, j)][c])        slot by slot
 //   bytes: slots · n · k weights.
 //
-// A unit is four columns of a token; a block has a few units, and its warps take their experts' items in turn. Sums
-// meet in shared memory, rounded to the layer's dtype as the chain stores its rows.
+// A unit is four columns of a token (one or two where there are few, two where rows are long); a block has a few units,
+// and its warps take their experts' items in turn. Sums meet in shared memory, rounded to the layer's dtype as the
+// chain stores its rows. Where the blocks rank, the first one leaves what the router does instead.
 #include <algorithm>
 
-#include "data/cuda/decode_rank.cuh"
-#include "data/cuda/decode_rows.cuh"
+#include "data/cuda/decode_route.cuh"
+#include "data/cuda/decode_stream.cuh"
 
 namespace nexus::cuda {
 namespace {
 
-template <class T>
-__global__ void __launch_bounds__(kDecodeThreads, kDecodeBlocks)
+template <class T, class Form>
+__global__ void __launch_bounds__(kDecodeThreads, Form::BLOCKS)
     decode_output_kernel(const __grid_constant__ DecodeParams p) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ float weights[kDecodeSlots];
+  constexpr int ROWS = Form::ROWS;
   const int k = p.second.k, n = p.second.n, top_k = p.route.desc.top_k;
   const int warp = static_cast<int>(threadIdx.x) >> 5, lane = static_cast<int>(threadIdx.x) & 31;
-  // The step, its logits and, where decode_hidden waited first, route's ids are settled.
+  // All that is older than decode_hidden is settled.
   const DecodeStep step(p);
   find_experts(p, step, shared);
   __syncthreads();
+  if (p.ranked && blockIdx.x == 0) return leave_routing(p, step, shared, weights);
 
   const auto* const ids = reinterpret_cast<const int*>(shared);
   auto* const results = reinterpret_cast<float*>(shared + p.input);  // [units][top_k][columns]
-  const int groups = decode_items(n), begin = static_cast<int>(blockIdx.x) * p.units;
+  const int groups = decode_items(n, ROWS), begin = (static_cast<int>(blockIdx.x) - (p.ranked ? 1 : 0)) * p.units;
   const int units = max(0, min(p.units, step.tokens * groups - begin)), items = units * top_k;
   const auto wait = [&] {
+    if (p.ranked) {  // the weights of the block's tokens, by its last warps first
+#pragma unroll 1
+      for (int token = begin / groups + kDecodeWarps - 1 - warp; units > 0 && token * groups < begin + units;
+           token += kDecodeWarps)
+        weigh_token(p, step, shared, token, weights);
+    }
     wait_for_previous();
-    release_next();
-    if (static_cast<int>(threadIdx.x) < step.tokens * top_k)
+    if (!p.ranked && static_cast<int>(threadIdx.x) < step.tokens * top_k)
       weights[threadIdx.x] = __ldcg(p.route.weights + threadIdx.x);
   };
 #pragma unroll 1
   for (int item = warp; item < items; item += kDecodeWarps) {
-    const int unit = begin + item / top_k, token = unit / groups, column = (unit - token * groups) * kDecodeRows;
+    const int unit = begin + item / top_k, token = unit / groups, column = (unit - token * groups) * ROWS;
     const int slot = token * top_k + item % top_k, expert = ids[slot];
-    WeightRows<T, kDecodeRows, kDecodeAhead> rows(
-        static_cast<const T*>(p.second.weight) + (static_cast<int64_t>(expert) * n + column) * k,
-        min(kDecodeRows, n - column) - 1, k);
-    if (item == warp) wait();                                   // behind its first weights
-    const bool ends = lane < kDecodeRows && column + lane < n;  // lane r ends the sum of row r
-    float bias[1] = {0.f}, v[kDecodeRows] = {}, own[1] = {0.f};
+    typename Form::Rows rows(static_cast<const T*>(p.second.weight) + (static_cast<int64_t>(expert) * n + column) * k,
+                             min(ROWS, n - column) - 1, k);
+    if (item == warp) wait();                            // behind its first weights
+    const bool ends = lane < ROWS && column + lane < n;  // lane r ends the sum of row r
+    float bias[1] = {0.f}, v[ROWS] = {}, own[1] = {0.f};
     if (p.second.bias && ends) bias[0] = __ldg(p.second.bias + static_cast<int64_t>(expert) * n + column + lane);
     rows.sum(static_cast<const T*>(p.hidden) + static_cast<int64_t>(slot) * k, v);
 #pragma unroll
-    for (int r = 0; r < kDecodeRows; ++r) {
+    for (int r = 0; r < ROWS; ++r) {
       v[r] = warp_sum(v[r]);
       if (lane == r) own[0] = v[r];
     }
     finish_sums(1.f, p.second.bias != nullptr, bias, Epilogue::kIdentity, 0.f, 0.f, own);
-    if (ends) results[item * kDecodeRows + lane] = to_float(from_float<T>(own[0]));
+    if (ends) results[item * ROWS + lane] = to_float(from_float<T>(own[0]));
   }
   if (warp >= items) wait();
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < units * kDecodeRows; i += kDecodeThreads) {
-    const int local = i / kDecodeRows, unit = begin + local, token = unit / groups;
-    const int column = (unit - token * groups) * kDecodeRows + i % kDecodeRows;
+  release_next();
+  for (int i = static_cast<int>(threadIdx.x); i < units * ROWS; i += kDecodeThreads) {
+    const int local = i / ROWS, unit = begin + local, token = unit / groups;
+    const int column = (unit - token * groups) * ROWS + i % ROWS;
     if (column >= n) continue;
-    const float* const sums = results + local * top_k * kDecodeRows + i % kDecodeRows;
+    const float* const sums = results + local * top_k * ROWS + i % ROWS;
     float acc = 0.f;
 #pragma unroll 4
-    for (int j = 0; j < top_k; ++j)
-      acc = fmaf(p.scale_input ? 1.f : weights[token * top_k + j], sums[j * kDecodeRows], acc);
+    for (int j = 0; j < top_k; ++j) acc = fmaf(p.scale_input ? 1.f : weights[token * top_k + j], sums[j * ROWS], acc);
     static_cast<T*>(step.out)[static_cast<int64_t>(token) * n + column] = from_float<T>(acc);
   }
 #endif
 }
 
-}  // namespace
-
-void launch_decode_output(DType dtype, DecodeParams p, const Target& target, bool queue) {
+template <class T, class Form>
+void launch_units(DecodeParams p, const Target& target, bool queue) {
+  constexpr int ROWS = Form::ROWS;
+  static KernelFacts facts;
+  const auto kernel = &decode_output_kernel<T, Form>;
   const int top_k = p.route.desc.top_k;
-  const int64_t units = p.route.tokens * decode_items(p.second.n);
+  const int64_t units = p.route.tokens * decode_items(p.second.n, ROWS);
   // An item for every warp, unless there are so few that they had better spread over all SMs.
   const int64_t spread = units / std::max(1, 2 * target.width);
   p.units = static_cast<int>(std::clamp<int64_t>(spread, 1, std::max(1, kDecodeWarps / top_k)));
   p.input = static_cast<int>(decode_ranking(p.route.tokens, p.route.desc.experts));
-  const size_t shared =
-      static_cast<size_t>(p.input) + sizeof(float) * static_cast<size_t>(p.units * top_k * kDecodeRows);
+  const size_t shared = static_cast<size_t>(p.input) + sizeof(float) * static_cast<size_t>(p.units * top_k * ROWS);
+  const unsigned blocks = grid_for(units, p.units) + (p.ranked ? 1 : 0);
+  if (queue)
+    launch("decode_output", kernel, blocks, kDecodeThreads, shared, target.device, target.stream, p);
+  else
+    facts.blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device, kDecodeThreads, shared);
+}
+
+}  // namespace
+
+void launch_decode_output(DType dtype, const DecodeParams& params, const Target& target, bool queue) {
+  const int64_t rows = params.route.tokens * params.route.desc.top_k * params.second.n;
   with_type(dtype, [&](auto zero) {
-    static KernelFacts facts;
-    const auto kernel = &decode_output_kernel<decltype(zero)>;
-    if (queue)
-      launch("decode_output", kernel, grid_for(units, p.units), kDecodeThreads, shared, target.device, target.stream,
-             p);
+    using T = decltype(zero);
+    if (rows <= kFewLongRows && params.second.k >= kDecodeLoads * 32 * kChunk<T>)
+      launch_units<T, SideBySide<T, 1>>(params, target, queue);
+    else if (is_streamed(dtype, params.second.k, params.second.n, 8))
+      launch_units<T, Streamed<T, 8, kDecodeBlocks>>(params, target, queue);
+    else if (rows <= kFewOutputRows)
+      launch_units<T, SideBySide<T, 2>>(params, target, queue);
     else
-      facts.blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device, kDecodeThreads, shared);
+      launch_units<T, SideBySide<T, kDecodeRows>>(params, target, queue);
   });
 }
 

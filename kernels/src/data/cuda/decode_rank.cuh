@@ -26,54 +26,68 @@ struct DecodeStep {
   }
 };
 
-/// The experts of all slots, for the block. Ranked: an expert's place among a token's is the number of experts that go
-/// before it. All of them count at once, which takes a third of the time of a warp that finds the best top_k times.
+/// The experts of all slots, for the block. Ranked: by a warp for each token, which compares as little as it can, since
+/// the memory waits for it on all of the chip. Of the lanes' largest keys the top_k-th is a bound: only what is not
+/// below it, hardly more than top_k, can be chosen, and an expert's place is the number of those that go before it.
 /// Otherwise what route left, which must be complete. A barrier of the block must follow.
 __device__ __forceinline__ void find_experts(const DecodeParams& p, const DecodeStep& step, unsigned char* shared) {
+  constexpr unsigned kAll = 0xffffffffu;
   const int experts = p.route.desc.experts, top_k = p.route.desc.top_k;
-  const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+  const int lane = static_cast<int>(threadIdx.x) & 31, warp = static_cast<int>(threadIdx.x) >> 5;
   auto* const ids = reinterpret_cast<int*>(shared);
   if (!p.ranked) {
     if (static_cast<int>(threadIdx.x) < step.tokens * top_k)
       ids[threadIdx.x] = __ldcg(p.route.expert_ids + threadIdx.x);
     return;
   }
-  auto* const keys = reinterpret_cast<unsigned*>(shared + p.keys);  // [tokens][stride]
-  const int stride = decode_keys(experts), parts = (experts + 31) / 32;
-  // A warp has 32 experts of one token at a time.
+  const int stride = decode_keys(experts);
+  auto* const all = reinterpret_cast<unsigned*>(shared + p.keys);  // [tokens][stride]
+  unsigned* const near =
+      all + static_cast<int>(p.route.tokens) * stride + warp * decode_list(experts);  // keys not below the bound
+  int* const near_id = reinterpret_cast<int*>(near + decode_list(experts) / 2);
 #pragma unroll 1
-  for (int i = warp; i < step.tokens * parts; i += kDecodeWarps) {
-    const int token = i / parts, e = (i - token * parts) * 32 + lane;
-    if (e < stride)
-      keys[token * stride + e] =
-          e < experts ? key_of(sanitised(__ldcg(step.logits + static_cast<int64_t>(token) * experts + e))) : 0u;
-  }
-  __syncthreads();
+  for (int token = warp; warp < kRankWarps && token < step.tokens; token += kRankWarps) {
+    unsigned* const keys = all + token * stride;
+    const float* const logits = step.logits + static_cast<int64_t>(token) * experts;
+    unsigned largest = 0;
+#pragma unroll 4
+    for (int e = lane; e < experts; e += 32) {
+      const unsigned key = key_of(sanitised(__ldcg(logits + e)));
+      keys[e] = key;
+      largest = max(largest, key);
+    }
+    near[lane] = largest;  // at least 32 words
+    __syncwarp();
+    int before = 0;
+#pragma unroll
+    for (int q = 0; q < 8; ++q) {
+      const uint4 k = reinterpret_cast<const uint4*>(near)[q];
+      before += (k.x > largest) + (k.y > largest) + (k.z > largest) + (k.w > largest);
+    }
+    const unsigned bound = __reduce_min_sync(kAll, before < top_k ? largest : kAll);
+    __syncwarp();
+    int count = 0;  // ascending experts
+#pragma unroll 4
+    for (int e = lane; e - lane < experts; e += 32) {
+      const unsigned key = e < experts ? keys[e] : 0u;
+      const unsigned votes = __ballot_sync(kAll, key >= bound);
+      const int at = count + __popc(votes & ((1u << lane) - 1));
+      if (key >= bound) near[at] = key, near_id[at] = e;
+      count += __popc(votes);
+    }
+    __syncwarp();
 #pragma unroll 1
-  for (int i = warp; i < step.tokens * parts; i += kDecodeWarps) {
-    const int token = i / parts, first = (i - token * parts) * 32, e = first + lane;
-    const auto* const all = reinterpret_cast<const uint4*>(keys + token * stride);
-    const unsigned own = e < experts ? keys[token * stride + e] : 0xffffffffu;
-    const int words = stride / 4, from = first / 4, to = min(words, from + 8);
-    int before = 0;  // equal keys: the lower index goes first
+    for (int own = lane; own < count; own += 32) {
+      const unsigned key = near[own];
+      int place = 0;  // equal keys: the lower index goes first
 #pragma unroll 4
-    for (int q = 0; q < from; ++q) {
-      const uint4 k = all[q];
-      before += (k.x >= own) + (k.y >= own) + (k.z >= own) + (k.w >= own);
+      for (int other = 0; other < count; ++other) {
+        const unsigned k = near[other];
+        place += k > key || (k == key && other < own);
+      }
+      if (place < top_k) ids[token * top_k + place] = near_id[own];
     }
-#pragma unroll 4
-    for (int q = from; q < to; ++q) {
-      const uint4 k = all[q];
-      const int left = e - 4 * q;  // so many of the word go before this expert where they are equal
-      before += (k.x > own || (k.x == own && left > 0)) + (k.y > own || (k.y == own && left > 1)) +
-                (k.z > own || (k.z == own && left > 2)) + (k.w > own || (k.w == own && left > 3));
-    }
-#pragma unroll 4
-    for (int q = to; q < words; ++q) {
-      const uint4 k = all[q];
-      before += (k.x > own) + (k.y > own) + (k.z > own) + (k.w > own);
-    }
-    if (e < experts && before < top_k) ids[token * top_k + before] = e;
+    __syncwarp();
   }
 }
 

@@ -8,12 +8,12 @@
 
 namespace nexus::cuda {
 
-/// Weights are read once: they need not stay in L1.
+/// Weights are read once: they need not stay in L1. Not promoted to 256 bytes in L2, which costs 2 to 8 % of the rate.
 template <class T, int N>
 __device__ __forceinline__ Pack<T, N> load_stream(const T* p) {
   static_assert(sizeof(Pack<T, N>) == 16);
   uint4 word;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
                : "l"(p));
   return *reinterpret_cast<Pack<T, N>*>(&word);
