@@ -124,17 +124,20 @@ std::vector<Kind> kinds(int experts) {
   return list;
 }
 
-/// Normal values with everything that is special among them; or with ties; or all tokens to one expert; or with near
-/// ties, which differ in their last bits.
+/// Normal values; with everything that is special among them; or with ties; or all tokens to one expert; or with near
+/// ties, which differ in their last bits; or far apart; or of half precision; or close together, far from zero.
 std::vector<float> some_logits(Random& random, int64_t tokens, int experts) {
   std::vector<float> l = random.normals(static_cast<size_t>(tokens * experts), 2.f);
-  const int64_t way = random.integer(0, 4);
+  const int64_t way = random.integer(0, 7);
   for (size_t i = 0; i < l.size(); ++i) {
     const float special[] = {NAN, INFINITY, -INFINITY, 0.f, -0.f};
     if (way == 1 && random.integer(0, 20) == 0) l[i] = special[random.integer(0, 4)];
     if (way == 2) l[i] = std::round(l[i]);
     if (way == 3) l[i] = static_cast<int>(i) % experts == experts - 1 ? 9.f : 0.f;
     if (way == 4) l[i] = std::bit_cast<float>(0x3fc00000u + static_cast<uint32_t>(random.integer(0, 300)));
+    if (way == 5) l[i] *= 1000.f;
+    if (way == 6) l[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(l[i]) & 0xffff0000u);
+    if (way == 7) l[i] = l[i] * 1e-5f - 20.f;
   }
   return l;
 }
@@ -182,11 +185,9 @@ TEST("route on CUDA: a block, a cluster and a grid give the same bits, for any d
 TEST("route on CUDA: chunks of several passes, and a stream that shares its SMs") {
   require_cuda();
   Random random(61);
-  const std::tuple<int, int, int64_t, int64_t> sizes[] = {{8, 2, 16385, 16385},
-                                                          {128, 8, 16384, 16384},
-                                                          {128, 8, 40000, 50000},
-                                                          {60, 4, 131072, 131072},
-                                                          {300, 2, 70000, 70001}};
+  const std::tuple<int, int, int64_t, int64_t> sizes[] = {
+      {8, 2, 16385, 16385},   {128, 8, 16384, 16384},  {64, 8, 20001, 32640}, {256, 30, 32000, 32640},
+      {128, 8, 40000, 50000}, {60, 4, 131072, 131072}, {300, 2, 70000, 70001}};
   for (const auto& [experts, top_k, tokens, bound] : sizes) {
     const RouterDesc d{.experts = experts, .top_k = top_k, .normalize = Normalize::kSumPlusEpsilon};
     const std::vector<float> logits = random.normals(static_cast<size_t>(tokens * experts));

@@ -20,20 +20,20 @@ afterAll(() => rmSync(scratch, { recursive: true, force: true }))
 describe('counted bytes', () => {
   const csv = [
     '==PROF== Connected to process 1',
-    '"ID","Kernel Name","lts__t_bytes.sum"',
-    '"","","Kbyte"',
-    '"0","route_tokens_kernel<4>","1,000.5"',
-    '"1","route_scan_kernel","0.5"',
+    '"ID","Kernel Name","lts__t_sectors_srcunit_tex.sum"',
+    '"","","sector"',
+    '"0","route_tokens_kernel<4>","1,000"',
+    '"1","route_scan_kernel","5"',
     '"2","combine_kernel","77"',
     '"3","route_small_kernel","2"',
     '"4","combine_kernel","77"',
   ].join('\n')
   test('are summed up to each mark', () => {
-    expect(sumsOf(csv)).toEqual([1_001_000, 2000])
+    expect(sumsOf(csv)).toEqual([1005 * 32, 64])
   })
   test('of nothing, or in an unknown unit, are refused', () => {
     expect(() => sumsOf('==ERROR== ERR_NVGPUCTRPERM')).toThrow('ncu counted no kernel')
-    expect(() => sumsOf(csv.replace('Kbyte', 'furlong'))).toThrow(/furlong/)
+    expect(() => sumsOf(csv.replace('"sector"', '"furlong"'))).toThrow(/furlong/)
   })
 })
 

@@ -14,17 +14,33 @@ export interface Counted {
   readonly reason: string | null
 }
 
-/** Reads and writes between the SMs and the L2 cache. */
-const metric = 'lts__t_bytes.sum'
+/**
+ * Reads and writes of the SMs at the L2 cache, in sectors. `lts__t_bytes` counts what the two halves of that cache send one another as well,
+ * and gives 1.5 times what crosses between it and the SMs.
+ */
+const metric = 'lts__t_sectors_srcunit_tex.sum'
+const sectorBytes = 32
 
 /** The kernels that route, and the one that stands behind each call as a mark (see {@link routeOnce}). */
 const kernels = 'regex:route|combine'
 const mark = 'combine'
 
+/** Launches of a call at most, with its mark: ncu looks at no more of them. */
+const launches = 4
+
+/**
+ * One metric is one pass, for which ncu has to put nothing back. It is told to leave the clocks and the caches as they are, which takes it longer
+ * than the kernels: bytes depend on neither.
+ */
+const profile = [
+  ...['--csv', '--page', 'raw', '--metrics', metric, '--kernel-name', kernels],
+  ...['--clock-control', 'none', '--cache-control', 'none', '--target-processes', 'application-only'],
+]
+
 const places = ['ncu', '/usr/local/cuda/bin/ncu']
 
 /**
- * Sums of the metric over the kernels before each mark.
+ * Bytes of the kernels before each mark, summed up.
  * @param csv what `ncu --csv --page raw` printed: notes, a line of names, one of units, one for each kernel
  * @throws Error when no kernel is in it
  */
@@ -34,15 +50,14 @@ export function sumsOf(csv: string): number[] {
   const [names = [], units = [], ...rows] = lines.map(fields)
   const [value, name] = [names.indexOf(metric), names.indexOf('Kernel Name')]
   if (value < 0 || name < 0 || rows.length === 0) throw new Error('ncu counted no kernel')
-  const scale = { byte: 1, Kbyte: 1e3, Mbyte: 1e6, Gbyte: 1e9 }[units[value] ?? '']
-  if (scale === undefined) throw new Error(`ncu gives ${metric} in ${units[value]}, which is not known`)
+  if (units[value] !== 'sector') throw new Error(`ncu gives ${metric} in ${units[value]}, expected sector`)
   const sums: number[] = []
   let sum = 0
   for (const row of rows) {
     if (row[name]?.includes(mark)) {
       sums.push(sum)
       sum = 0
-    } else sum += Number((row[value] ?? '').replaceAll(',', '')) * scale
+    } else sum += Number((row[value] ?? '').replaceAll(',', '')) * sectorBytes
   }
   return sums
 }
@@ -75,13 +90,12 @@ export async function countBytes(
   const script = process.argv[1]
   if (script === undefined) return none('the command cannot be run anew')
   const list = cells.map(({ shape, tokens }) => `${shape.experts}:${shape.topK}:${tokens}`).join(',')
-  const args = ['--csv', '--page', 'raw', '--metrics', metric, '--kernel-name', kernels, '--target-processes', 'all']
   onProgress(`counting bytes: ${ncu}`)
-  const ran = spawnSync(ncu, [...args, process.execPath, script, 'router', '--once', list], {
-    encoding: 'utf8',
-    maxBuffer: 2 ** 28,
-    timeout: 180_000,
-  })
+  const ran = spawnSync(
+    ncu,
+    [...profile, '--launch-count', `${launches * cells.length}`, process.execPath, script, 'router', '--once', list],
+    { encoding: 'utf8', maxBuffer: 2 ** 28, timeout: 180_000 },
+  )
   if (ran.status !== 0)
     return none(`ncu ended with ${ran.status}: ${(ran.stdout + ran.stderr).trim().split('\n').at(-1) ?? ''}`)
   try {

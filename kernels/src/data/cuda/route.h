@@ -63,10 +63,14 @@ __device__ __forceinline__ void route_tokens(const RouteParams& p, const float* 
     const int step = warps * kQuadTokens;
     const auto row = [&](int t) { return logits + static_cast<int64_t>(t) * p.desc.experts; };
     const auto there = [&](int t) { return min(tokens - t, kQuadTokens); };
-    float l[4 * PER];
-    if (warp * kQuadTokens < tokens) load_quad(p.desc, row(warp * kQuadTokens), there(warp * kQuadTokens), l);
     for (int t = warp * kQuadTokens; t < tokens; t += step) {
-      route_quad(p, row(t), there(t), row(t + step), there(t + step), l, id, weight);
+      float l[4 * PER];
+      load_quad(p.desc, row(t), there(t), l);
+      if (p.select_bias == nullptr) {
+        route_quad<false>(p, row(t), there(t), l, id, weight);
+      } else {
+        route_quad<true>(p, row(t), there(t), l, id, weight);
+      }
       const int own = t + (lane >> 3), j = lane & 7;
       if (own < tokens && j < p.desc.top_k) emit(own, j, id, weight);
     }

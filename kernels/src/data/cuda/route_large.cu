@@ -1,9 +1,9 @@
 // Routing of many tokens in two launches, three for over kWideExperts experts, none of which waits for the host:
 //   1. tokens   a block routes a chunk of tokens, and writes its histogram over experts
 //   2. scan     (many experts) per expert, exclusive sums of the histograms over the chunks, and the totals: counts
-//   3. place    each block adds up the histograms to counts and to what lies before its chunk (or reads what the scan
-//               left), scans the counts to offsets, and places its chunk's slots: a stable counting sort
-//               (route_rank.cuh)
+//   3. sort     each block adds up the histograms to counts and to what lies before its chunk, scans the counts to
+//               offsets, and writes its chunk's slots to their places: a stable counting sort (route_sort.cuh); or,
+//      place    of longer chunks or behind a scan, the same by passes of tokens
 // Bytes: tokens·experts·4 in, tokens·top_k·(4 + 4 + 4 + 4) of ids, weights and order; and chunks²·experts counts of
 // histograms from L2, where every block reads the same ones at the same time: hence a byte each, as long as a chunk has
 // no more tokens than a byte holds, and at most kMaxChunks chunks. That is about as many as SMs, a fixed number because
@@ -21,15 +21,16 @@
 #include "data/cuda/launch.h"
 #include "data/cuda/route.h"
 #include "data/cuda/route_rank.cuh"
+#include "data/cuda/route_sort.cuh"
 
 namespace nexus::cuda {
 namespace {
 
 constexpr int kMaxChunks = 128, kMaxWideChunks = 512;
 constexpr int kPlaceThreads = 512, kPlaceGroups = 16;
-/// Threads that share an SM's registers. 704 have 88 each: a block of 512 that routes by fours then leaves room for the
-/// 40 each that one of the last launch needs to take its place beside it (with 256 experts it would have to spill).
-constexpr int register_threads(int per, bool quad) { return quad && per <= 4 ? 704 : route_threads(per); }
+/// Threads that share an SM's registers. 704 have 88 each: a block of 512 that routes by fours then leaves room for one
+/// of the last launch to take its place beside it.
+constexpr int register_threads(int per, bool quad) { return quad ? 704 : route_threads(per); }
 
 std::atomic<RoutePath> forced{RoutePath::kAuto};
 std::atomic<bool> quads{true};
@@ -56,9 +57,10 @@ enum class Histograms {
   kWords,    ///< 32 bits each
   kScanned,  ///< 32 bits each, and a launch adds them up
 };
-__host__ __device__ constexpr Histograms histograms_of(int experts, int chunk_tokens) {
-  if (experts > kWideExperts) return Histograms::kScanned;
-  return chunk_tokens <= 255 ? Histograms::kBytes : Histograms::kWords;
+__host__ __device__ constexpr Histograms histograms_of(const RouterDesc& d, int chunk_tokens) {
+  if (d.experts > kWideExperts) return Histograms::kScanned;
+  const size_t words = sort_words(histogram_stride(d.experts), words_of(chunk_tokens), chunk_tokens * d.top_k);
+  return chunk_tokens <= 255 && words * 4 <= 48 * 1024 ? Histograms::kBytes : Histograms::kWords;
 }
 static_assert(kMaxChunks * 255 < 1 << 16);
 
@@ -68,6 +70,8 @@ __global__ void __launch_bounds__(register_threads(PER, QUAD), 1) route_tokens_k
   extern __shared__ __align__(16) int words[];
   const int experts = p.desc.experts, k = p.desc.top_k, stride = histogram_stride(experts);
   for (int e = threadIdx.x; e < stride; e += blockDim.x) words[e] = 0;
+  read_here(p.desc.experts, p.tokens, reinterpret_cast<int64_t>(p.logits), reinterpret_cast<int64_t>(p.weights),
+            reinterpret_cast<int64_t>(p.workspace), p.per_top_k);
   wait_for_previous();
   release_next();
   __syncthreads();
@@ -82,7 +86,7 @@ __global__ void __launch_bounds__(register_threads(PER, QUAD), 1) route_tokens_k
                             atomicAdd(words + id, 1);
                           });
   __syncthreads();
-  if (histograms_of(experts, p.chunk_tokens) == Histograms::kBytes) {
+  if (histograms_of(p.desc, p.chunk_tokens) == Histograms::kBytes) {
     const int fours = stride / 4;
     for (int i = threadIdx.x; i < fours; i += blockDim.x) {
       const int4 count = reinterpret_cast<const int4*>(words)[i];
@@ -93,37 +97,6 @@ __global__ void __launch_bounds__(register_threads(PER, QUAD), 1) route_tokens_k
       p.workspace[static_cast<int64_t>(blockIdx.x) * stride + e] = words[e];
   }
 }
-
-/// Four experts' counts, of the whole chunks that are added, and of those before the block's.
-template <Histograms KIND>
-struct FourCounts;
-template <>
-struct FourCounts<Histograms::kWords> {
-  int4 all{0, 0, 0, 0}, before{0, 0, 0, 0};
-  __device__ __forceinline__ void add(const int32_t* histograms, int i, bool earlier) {
-    const int4 h = reinterpret_cast<const int4*>(histograms)[i];
-    all.x += h.x, all.y += h.y, all.z += h.z, all.w += h.w;
-    if (earlier) before.x += h.x, before.y += h.y, before.z += h.z, before.w += h.w;
-  }
-  __device__ __forceinline__ int4 sum_all() const { return all; }
-  __device__ __forceinline__ int4 sum_before() const { return before; }
-};
-template <>
-struct FourCounts<Histograms::kBytes> {
-  // Pairs of 16 bits: the first and third expert's, and the second and fourth's.
-  unsigned all[2] = {0, 0}, before[2] = {0, 0};
-  __device__ __forceinline__ void add(const int32_t* histograms, int i, bool earlier) {
-    const unsigned h = static_cast<unsigned>(histograms[i]), even = h & 0x00ff00ffu, odd = h >> 8 & 0x00ff00ffu;
-    all[0] += even, all[1] += odd;
-    if (earlier) before[0] += even, before[1] += odd;
-  }
-  static __device__ __forceinline__ int4 apart(const unsigned (&pairs)[2]) {
-    return {static_cast<int>(pairs[0] & 0xffff), static_cast<int>(pairs[1] & 0xffff), static_cast<int>(pairs[0] >> 16),
-            static_cast<int>(pairs[1] >> 16)};
-  }
-  __device__ __forceinline__ int4 sum_all() const { return apart(all); }
-  __device__ __forceinline__ int4 sum_before() const { return apart(before); }
-};
 
 /// One block per 32 experts: lane = expert, and each of 16 warps a contiguous run of at most kScanRun histograms, which
 /// it keeps in registers between reading and writing back.
@@ -158,11 +131,10 @@ __global__ void __launch_bounds__(kScanWarps * 32)
 
 int place_groups(int experts) { return std::min(kPlaceGroups, kPlaceThreads / (histogram_stride(experts) / 4)); }
 
-/// groups: threads that share the histograms of four experts; each takes every groups-th.
-template <Histograms KIND>
-__global__ void __launch_bounds__(kPlaceThreads, KIND == Histograms::kWords ? 2 : 3)
-    route_place_kernel(const RouteParams p, int groups) {
-  constexpr bool kScanned = KIND == Histograms::kScanned;
+/// groups: threads that share the histograms of four experts; each takes every groups-th. kScanned: a launch before has
+/// added them up.
+template <bool kScanned>
+__global__ void __launch_bounds__(kPlaceThreads, kScanned ? 3 : 2) route_place_kernel(const RouteParams p, int groups) {
   // sums of all chunks and of those before [groups][2][stride] (narrow) | marks [words][E] | cursors [words][E] |
   // counts [E] | place of the next slot [E] | scan [32]
   extern __shared__ __align__(16) int shared_words[];
@@ -200,13 +172,16 @@ __global__ void __launch_bounds__(kPlaceThreads, KIND == Histograms::kWords ? 2 
     const int fours = stride / 4, group = threadIdx.x / fours, four = threadIdx.x - group * fours;
     const int chunks = static_cast<int>((all + p.chunk_tokens - 1) / p.chunk_tokens);
     if (group < groups) {
-      FourCounts<KIND> sum;
+      int4 total{0, 0, 0, 0}, before{0, 0, 0, 0};
 #pragma unroll 8
-      for (int c = group; c < chunks; c += groups)
-        sum.add(p.workspace, c * fours + four, c < static_cast<int>(blockIdx.x));
+      for (int c = group; c < chunks; c += groups) {
+        const int4 h = reinterpret_cast<const int4*>(p.workspace)[c * fours + four];
+        total = total + h;
+        if (c < static_cast<int>(blockIdx.x)) before = before + h;
+      }
       int4* const to = reinterpret_cast<int4*>(added + group * 2 * stride) + four;
-      to[0] = sum.sum_all();
-      to[fours] = sum.sum_before();
+      to[0] = total;
+      to[fours] = before;
     }
   }
   __syncthreads();
@@ -262,6 +237,19 @@ __global__ void __launch_bounds__(kPlaceThreads, KIND == Histograms::kWords ? 2 
   }
 }
 
+/// Has an SM divide its memory for both launches alike, in percent of shared memory: blocks of the second could not
+/// take their place beside the first's where the first had left them too little.
+template <auto KERNEL>
+void divide_alike(int device) {
+  static PerDevice<int> divided;
+  divided.get(device, [] {
+    const void* const kernel = reinterpret_cast<const void*>(KERNEL);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, 28),
+          "cudaFuncSetAttribute(PreferredSharedMemoryCarveout)");
+    return 1;
+  });
+}
+
 void launch_route_grid(const RouteParams& p, int device, cudaStream_t stream) {
   const RouterDesc& d = p.desc;
   const size_t experts = static_cast<size_t>(d.experts), stride = static_cast<size_t>(histogram_stride(d.experts));
@@ -269,6 +257,7 @@ void launch_route_grid(const RouteParams& p, int device, cudaStream_t stream) {
     const int warps = (p.chunk_tokens + warp_tokens(quad) - 1) / warp_tokens(quad);
     const int threads = std::min(warps * 32, route_threads(per));
     const size_t groups = d.groups > 1 ? static_cast<size_t>(threads / 32) * d.groups : 0;
+    divide_alike<&route_tokens_kernel<decltype(per)::value, decltype(quad)::value>>(device);
     launch("route_tokens", &route_tokens_kernel<decltype(per)::value, decltype(quad)::value>, p.chunks, threads,
            (stride + groups) * 4, device, stream, p);
   });
@@ -277,15 +266,20 @@ void launch_route_grid(const RouteParams& p, int device, cudaStream_t stream) {
   const auto place = [&](auto* kernel, int groups) {
     launch("route_place", kernel, p.chunks, kPlaceThreads, shared + groups * 2 * stride * 4, device, stream, p, groups);
   };
-  switch (histograms_of(d.experts, p.chunk_tokens)) {
-    case Histograms::kBytes:
-      return place(&route_place_kernel<Histograms::kBytes>, place_groups(d.experts));
+  switch (histograms_of(d, p.chunk_tokens)) {
+    case Histograms::kBytes: {
+      divide_alike<&route_sort_kernel>(device);
+      const int chunk_words = words_of(p.chunk_tokens), all_slots = p.chunk_tokens * d.top_k;
+      return launch("route_sort", &route_sort_kernel, p.chunks, kSortThreads,
+                    sort_words(histogram_stride(d.experts), chunk_words, all_slots) * 4, device, stream, p,
+                    histogram_stride(d.experts) / 4, chunk_words);
+    }
     case Histograms::kWords:
-      return place(&route_place_kernel<Histograms::kWords>, place_groups(d.experts));
+      return place(&route_place_kernel<false>, place_groups(d.experts));
     case Histograms::kScanned:
       launch("route_scan", &route_scan_kernel, (d.experts + 31) / 32, kScanWarps * 32, 0, device, stream, p.workspace,
              p.chunks, d.experts, p.counts);
-      return place(&route_place_kernel<Histograms::kScanned>, 0);
+      return place(&route_place_kernel<true>, 0);
   }
 }
 
@@ -314,7 +308,7 @@ void set_route_path(RoutePath path) { forced.store(path, std::memory_order_relax
 size_t route_workspace_bytes(const RouterDesc& d, int64_t tokens) {
   // What a stream without clusters needs, since the stream is not known yet.
   if (path_for(d, tokens, false) != RoutePath::kGrid) return 0;
-  const bool bytes = histograms_of(d.experts, static_cast<int>(chunk_tokens(d, tokens))) == Histograms::kBytes;
+  const bool bytes = histograms_of(d, static_cast<int>(chunk_tokens(d, tokens))) == Histograms::kBytes;
   return static_cast<size_t>(chunks_of(d, tokens)) * histogram_stride(d.experts) * (bytes ? 1 : sizeof(int32_t)) +
          kAlign;
 }
