@@ -56,6 +56,9 @@ test('control: what is over its bound is named', () => {
 
 test('calibration: beyond the aim is said', () => {
   expect(section('k.json', calibrationResult)).toContain('more than 10 % off at worst for olmoe-1b-7b (12.0 %)')
+  const unfitted = section('k.json', { ...calibrationResult, fits: [] })
+  expect(unfitted).toContain('no model was fitted')
+  expect(unfitted).not.toContain('within 10 %')
 })
 
 test('layer: the best peer, the aim, what is scaled and what has no row', () => {

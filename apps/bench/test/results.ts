@@ -40,6 +40,7 @@ const row = (
   arrangement,
   kind,
   sms: of === null ? null : [48, 84],
+  readAheadBytes: null,
   decode: tenant(p99, 0.9),
   prefill: tenant(1 / prefill, prefill),
   together: 0.9 + prefill,
@@ -59,6 +60,7 @@ export const isolationResult: IsolationResult = {
     decode: { shape: parseShape('qwen3-30b-a3b'), tokens: 64 },
     prefill: { shape: parseShape('mixtral-8x7b'), tokens: 4096 },
     decodeSms: [48],
+    readAhead: [{ sms: 48, mb: 8 }],
     minSteps: 2000,
     seconds: 4,
     p99Bound: 1.15,
@@ -143,9 +145,16 @@ export const calibrationResult: CalibrationResult = {
     {
       shape: 'olmoe-1b-7b',
       rows: 30,
-      fitted: { meanError: 0.02, p95Error: 0.04, maxError: 0.05 },
-      heldOut: { meanError: 0.04, p95Error: 0.08, maxError: 0.12 },
-      regimes: [],
+      tiles: {
+        fitted: { meanError: 0.02, p95Error: 0.04, maxError: 0.05 },
+        heldOut: { meanError: 0.04, p95Error: 0.08, maxError: 0.12 },
+        regimes: [],
+      },
+      cost: {
+        fitted: { meanError: 0.03, p95Error: 0.06, maxError: 0.08 },
+        heldOut: { meanError: 0.05, p95Error: 0.11, maxError: 0.18 },
+        regimes: [],
+      },
     },
   ],
 }

@@ -28,6 +28,14 @@ export {
 } from './simulator/regimes.js'
 export { type SimulateOptions, type SimulationResult, simulate, simulateAll } from './simulator/simulate.js'
 export {
+  calibrateTiles,
+  type TileCalibration,
+  type TileParameters,
+  type TileRegime,
+  tilesFor,
+} from './simulator/tile-regimes.js'
+export { predictTiles, type TiledLinear, type TileModel, type TileShape } from './simulator/tiles.js'
+export {
   recordedTrace,
   syntheticTrace,
   type Trace,

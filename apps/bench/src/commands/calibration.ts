@@ -11,9 +11,13 @@ const args = {
   parts: {
     type: 'string',
     description: 'parts of the device that the first slice has, by commas',
-    default: '0.3,0.5,0.7',
+    default: '0.18,0.3,0.42,0.55,0.67,0.79',
   },
-  samples: { type: 'string', description: 'steps that each median is of', default: '200' },
+  samples: { type: 'string', description: 'steps that each median is of', default: '100' },
+  'measure-only': {
+    type: 'boolean',
+    description: 'fit no models to what was measured: --from does so later, without the device',
+  },
   from: {
     type: 'string',
     description: 'measure nothing: fit anew to the measurements of this result file of an H200',
@@ -25,7 +29,7 @@ const args = {
 
 /** What `--help` says below the options. */
 export const details =
-  'Step times by shape, load and layout, and the cost model fitted to them: how far the simulator is from this device, on steps that the ' +
+  'Step times by shape, load and layout, and the models fitted to them: how far the simulator is from this device, on steps that the ' +
   'fit did not see. Every shape with every token count, skew and layout is a step.' +
   '\n\nTry: nexus-bench calibration --shapes olmoe-1b-7b --tokens 64 --samples 100' +
   '\n     nexus-bench calibration --from apps/bench/results/h200-calibration.json'
@@ -39,7 +43,7 @@ function read(path: string): unknown {
 }
 
 export default defineCommand({
-  meta: { name: 'calibration', description: 'Step times by shape, load and layout, and the cost model fitted to them' },
+  meta: { name: 'calibration', description: 'Step times by shape, load and layout, and models fitted to them' },
   args,
   async run({ args: given }) {
     if (given.from !== undefined) {
@@ -60,6 +64,7 @@ export default defineCommand({
       skews: given.skews.split(',').map((text) => (Number(text) === 0 ? 0 : number('skews', text, true))),
       parts,
       samples: number('samples', given.samples),
+      fit: given['measure-only'] !== true,
       onProgress: progress,
     }
     const [{ calibrationBench }, { calibrationSection }] = await Promise.all([

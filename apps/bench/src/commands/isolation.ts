@@ -11,7 +11,12 @@ const args = {
   'decode-sms': {
     type: 'string',
     description: 'SMs of decode in slices, by commas; prefill has the others',
-    default: '24,32,40,48,64',
+    default: '48,64,80,96,112,120',
+  },
+  'read-ahead': {
+    type: 'string',
+    description: 'slices of decode with a limit of weights under way, SMs:MB by commas, to try besides; 0: none',
+    default: '104:9,112:8.5,112:9.5,112:11.1,120:10',
   },
   'min-steps': { type: 'string', description: 'decode steps of each arrangement, at least', default: '2000' },
   seconds: { type: 'string', description: 'seconds of each arrangement, at least', default: '4' },
@@ -31,6 +36,15 @@ export const details =
   'joules for each token, and what `auto` chooses. Shapes are names or NAME:hidden:inter:experts:topk. ' +
   '\n\nTry: nexus-bench isolation --decode-sms 48 --seconds 1'
 
+function readAhead(text: string): { sms: number; mb: number } {
+  const [sms, mb, ...more] = numbersOf(text)
+  if (sms === undefined || mb === undefined || more.length > 0 || !Number.isInteger(sms) || sms < 1 || !(mb > 0)) {
+    throw new RangeError(`--read-ahead: expected SMs:MB, got '${text}'`)
+  }
+  return { sms, mb }
+}
+const numbersOf = (text: string) => text.split(':').map((part) => (part === '' ? Number.NaN : Number(part)))
+
 export default defineCommand({
   meta: {
     name: 'isolation',
@@ -43,6 +57,7 @@ export default defineCommand({
       decode: { shape: parseShape(given.decode), tokens: number('decode-tokens', given['decode-tokens']) },
       prefill: { shape: parseShape(given.prefill), tokens: number('prefill-tokens', given['prefill-tokens']) },
       decodeSms: numbers('decode-sms', given['decode-sms']),
+      readAhead: given['read-ahead'] === '0' ? [] : given['read-ahead'].split(',').map(readAhead),
       minSteps: number('min-steps', given['min-steps']),
       seconds: number('seconds', given.seconds, true),
       p99Bound: number('p99-bound', given['p99-bound'], true),

@@ -1,6 +1,6 @@
 /**
- * `bench calibration`: step times of one layer over shapes, loads and layouts on the device, in the simulator's own format, then the cost
- * model fitted to some of them and held against the rest. A simulator whose step times are not the device's proves nothing about it.
+ * `bench calibration`: step times of one layer over shapes, loads and layouts on the device, in the simulator's own format, then the
+ * simulator's models fitted to some of them and held against the rest. A simulator whose step times are not the device's proves nothing about it.
  */
 import {
   type AllocationPolicy,
@@ -14,11 +14,8 @@ import {
   tenant,
 } from '@nexus/core'
 import {
-  type Agreement,
-  calibrateRegimes,
   checkMeasurements,
   type MeasuredShape,
-  type RegimeParameters,
   type StepMeasurement,
   type StepMeasurements,
 } from '@nexus/slices/simulator'
@@ -26,6 +23,7 @@ import { type Environment, environment } from '../environment.js'
 import { layerOptions, usualDtype } from '../layer-options.js'
 import { cellLogits } from '../random.js'
 import type { Shape } from '../shapes.js'
+import { type CalibrationFit, fitsOf } from './fits.js'
 import { medianInterval, quantile } from './statistics.js'
 
 export interface CalibrationOptions {
@@ -36,6 +34,8 @@ export interface CalibrationOptions {
   /** Parts of the device that one slice has, for a whole step in it. */
   readonly parts: readonly number[]
   readonly samples: number
+  /** Whether cost models are fitted to what was measured, which takes a minute; they can be later ({@link refit}). */
+  readonly fit: boolean
   readonly onProgress: (line: string) => void
 }
 
@@ -45,34 +45,6 @@ export interface CalibrationResult {
   readonly environment: Environment
   readonly measurements: StepMeasurements
   readonly fits: readonly CalibrationFit[]
-}
-
-/** How far predicted steps are from measured ones: parts of 1. */
-export interface FitErrors {
-  readonly meanError: number
-  /** 95 % of the steps are at most this far off. */
-  readonly p95Error: number
-  readonly maxError: number
-}
-
-/** The cost models of a shape, and how far they are off. */
-export interface CalibrationFit {
-  readonly shape: string
-  readonly rows: number
-  /** Of the rows that were fitted. */
-  readonly fitted: FitErrors
-  /** Of each row by a fit to the others of its regime. */
-  readonly heldOut: FitErrors
-  /** By tokens of a step. */
-  readonly regimes: readonly {
-    readonly tokens: number
-    readonly rows: number
-    readonly parameters: RegimeParameters
-    readonly fitted: FitErrors
-    readonly heldOut: FitErrors | null
-    /** The row that is furthest off when it is held out. */
-    readonly worst: { readonly sms: readonly number[]; readonly busiest: number; readonly error: number } | null
-  }[]
 }
 
 /** A policy that says what it is told to: for measuring one layout. */
@@ -98,7 +70,7 @@ export async function calibrationBench(options: CalibrationOptions): Promise<Cal
   const { device, onProgress } = options
   const description = describeDevice(device)
   const rows: StepMeasurement[] = []
-  for (const shape of options.shapes) await measureShape(shape, options, description.sms, rows)
+  for (const shape of options.shapes) await measureShape(shape, options, description, rows)
   const shapes: MeasuredShape[] = options.shapes.map((s) => ({
     name: s.name,
     inputDim: s.hidden,
@@ -118,50 +90,11 @@ export async function calibrationBench(options: CalibrationOptions): Promise<Cal
   }
   return {
     kind: 'calibration',
-    what: 'step times by shape, load and layout; the cost model fitted to them, and held against rows that the fit did not see',
+    what: 'step times by shape, load and layout; models fitted to them, and held against rows that the fit did not see',
     environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
     measurements,
-    fits: fitsOf(measurements, description, onProgress),
+    fits: options.fit ? fitsOf(measurements, description, onProgress) : [],
   }
-}
-
-/** Cost models fitted to measurements, by shape. Needs no device. */
-function fitsOf(
-  measurements: StepMeasurements,
-  device: DeviceDescription,
-  onProgress: (line: string) => void,
-): CalibrationFit[] {
-  return measurements.shapes.map(({ name }) => {
-    const { regimes, agreement, heldOut } = calibrateRegimes(measurements, { shape: name, device })
-    const [fitted, held] = [errorsOf(agreement), errorsOf(heldOut)]
-    const text = (e: FitErrors) => `${(e.maxError * 100).toFixed(1)} %`
-    onProgress(`${name}: error ${text(fitted)} fitted, ${text(held)} held out, at most`)
-    return {
-      shape: name,
-      rows: agreement.rows.length,
-      fitted,
-      heldOut: held,
-      regimes: regimes.map((regime) => ({
-        tokens: regime.tokens,
-        rows: regime.agreement.rows.length,
-        parameters: regime.parameters,
-        fitted: errorsOf(regime.agreement),
-        heldOut: regime.heldOut && errorsOf(regime.heldOut),
-        worst: worstOf(regime.heldOut),
-      })),
-    }
-  })
-}
-
-function errorsOf({ rows, meanError, maxError }: Agreement): FitErrors {
-  const sizes = rows.map(({ error }) => Math.abs(error))
-  return { meanError, p95Error: sizes.length === 0 ? 0 : quantile(sizes, 0.95), maxError }
-}
-
-function worstOf(agreement: Agreement | null) {
-  if (agreement === null || agreement.rows.length === 0) return null
-  const { row, error } = agreement.rows.reduce((a, b) => (Math.abs(b.error) > Math.abs(a.error) ? b : a))
-  return { sms: row.sms, busiest: Math.max(...row.counts), error }
 }
 
 /**
@@ -181,7 +114,7 @@ export function refit(file: unknown, device: DeviceDescription, onProgress: (lin
 async function measureShape(
   shape: Shape,
   options: CalibrationOptions,
-  sms: number,
+  { sms, granularity, minSms }: DeviceDescription,
   rows: StepMeasurement[],
 ): Promise<void> {
   const { device, samples, onProgress } = options
@@ -219,7 +152,7 @@ async function measureShape(
         const stream = Stream.default(device)
         await add({ strategy: 'fused', sms: [sms], sliceOf: null }, stream, () => fused.enqueue(x, { logits, out }))
         for (const part of options.parts) {
-          const n = Math.max(8, Math.round((sms * part) / 8) * 8)
+          const n = Math.min(sms - minSms, Math.max(minSms, Math.round((sms * part) / granularity) * granularity))
           const partition = SlicePartition.build(device, [
             { name: 'here', sms: n },
             { name: 'rest', sms: sms - n },
@@ -249,9 +182,15 @@ async function measureShape(
   }
 }
 
+const warmUpMs = 40
+
 /** Microseconds of single steps on a device that is busy with the one before. */
 async function time(stream: Stream, samples: number, step: () => void): Promise<number[]> {
-  for (let i = 0; i < 6; i++) step()
+  // Also until the chip's clocks have settled to this load.
+  for (let i = 0, end = performance.now() + warmUpMs; i < 6 || performance.now() < end; i++) {
+    step()
+    if (i % 6 === 5) await stream.synchronize()
+  }
   await stream.synchronize()
   const marks = Array.from({ length: samples + 1 }, () => Event.create(stream.device))
   marks[0]?.record(stream)

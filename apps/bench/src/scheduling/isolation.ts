@@ -23,6 +23,8 @@ export interface IsolationOptions {
   readonly prefill: { readonly shape: Shape; readonly tokens: number }
   /** SMs of decode's slice to try. */
   readonly decodeSms: readonly number[]
+  /** Slices of decode in which its kernels have at most so many megabytes of weights under way (`readAheadBytes`), to try besides. */
+  readonly readAhead: readonly { readonly sms: number; readonly mb: number }[]
   readonly minSteps: number
   readonly seconds: number
   /** The bound that `auto` keeps: decode's p99 relative to its p50 alone. */
@@ -44,6 +46,8 @@ export interface IsolationRow {
   readonly arrangement: string
   readonly kind: Arrangement['kind']
   readonly sms: readonly number[] | null
+  /** Decode's limit of bytes under way; `null` without. */
+  readonly readAheadBytes: number | null
   readonly decode: TenantFigures
   readonly prefill: TenantFigures
   /** Sum of the relative throughputs. */
@@ -115,7 +119,7 @@ async function measure(loops: readonly Loop[], counted: Loop, minSteps: number, 
 }
 
 export async function isolationBench(options: IsolationOptions): Promise<IsolationResult> {
-  const { device, decodeSms, minSteps, seconds, onProgress } = options
+  const { device, decodeSms, readAhead, minSteps, seconds, onProgress } = options
   const sms = describeDevice(device).sms
   const decode = await Tenant.create('decode', options.decode.shape, options.decode.tokens, device, 1)
   const prefill = await Tenant.create('prefill', options.prefill.shape, options.prefill.tokens, device, 2)
@@ -164,6 +168,7 @@ export async function isolationBench(options: IsolationOptions): Promise<Isolati
           arrangement: arrangement.name,
           kind: arrangement.kind,
           sms: arrangement.sms,
+          readAheadBytes: arrangement.readAheadBytes?.[0] ?? null,
           decode: a,
           prefill: b,
           together: a.throughput + b.throughput,
@@ -202,6 +207,12 @@ export async function isolationBench(options: IsolationOptions): Promise<Isolati
       { name: 'priorities', kind: 'priorities', sms: null },
       { name: 'co-resident', kind: 'co-resident', sms: null },
       ...decodeSms.map((n) => ({ name: `slices ${n} + ${sms - n}`, kind: 'slices' as const, sms: [n, sms - n] })),
+      ...readAhead.map(({ sms: n, mb }) => ({
+        name: `slices ${n} + ${sms - n}, ${mb} MB ahead`,
+        kind: 'slices' as const,
+        sms: [n, sms - n],
+        readAheadBytes: [mb * 1e6, null],
+      })),
       ...decodeSms.map((n) => ({
         name: `cooperative ${n} + ${sms - n}`,
         kind: 'grid-cap' as const,
@@ -264,6 +275,7 @@ export async function isolationBench(options: IsolationOptions): Promise<Isolati
         decode: options.decode,
         prefill: options.prefill,
         decodeSms,
+        readAhead,
         minSteps,
         seconds,
         p99Bound: options.p99Bound,

@@ -111,7 +111,11 @@ export function arrangeTenants(arrangement: Arrangement, decode: Tenant, prefill
           { name: 'prefill', sms: prefillSms },
         ]
         const partition = own(SlicePartition.build(device, slices))
-        return side(partition.stream('decode'), partition.stream('prefill'))
+        const [decodeAhead, prefillAhead] = arrangement.readAheadBytes ?? []
+        return side(
+          partition.stream('decode', { readAheadBytes: decodeAhead ?? undefined }),
+          partition.stream('prefill', { readAheadBytes: prefillAhead ?? undefined }),
+        )
       }
     }
   } catch (error) {

@@ -1,6 +1,7 @@
 /** A file of `bench calibration` as a section. */
 import { percent, table } from '../markdown.js'
-import type { CalibrationResult, FitErrors } from '../scheduling/calibration.js'
+import type { CalibrationResult } from '../scheduling/calibration.js'
+import type { CalibrationFit, FitErrors } from '../scheduling/fits.js'
 import { head } from './head.js'
 
 /** The agreement that is aimed at. */
@@ -12,19 +13,25 @@ const errors = (fitted: FitErrors, heldOut: FitErrors | null): string[] =>
     e === null ? ['–', '–', '–'] : [e.maxError, e.p95Error, e.meanError].map((part) => percent(part)),
   )
 
-export function calibrationSection(file: string, result: CalibrationResult): string {
-  const { fits, measurements } = result
-  const over = fits.filter(({ heldOut }) => heldOut.maxError > aim)
-  const body = fits.map(({ shape, rows, fitted, heldOut }) => {
-    const own = measurements.rows.filter((row) => row.shape === shape)
-    const tokens = [...new Set(own.map((row) => row.tokens))].join(', ')
-    const tiered = own.filter(({ strategy }) => strategy === 'tiered').length
-    return [shape, tokens, String(rows), String(tiered), ...errors(fitted, heldOut)]
-  })
-  const columns = ['shape', 'tokens', 'steps', 'of them tiered', ...errorColumns]
-  const byRegime = fits.flatMap(({ shape, regimes }) =>
-    regimes.map(({ tokens, rows, fitted, heldOut, worst }) => [
-      shape,
+function verdict({ fits, measurements }: CalibrationResult): string {
+  if (fits.length === 0) {
+    return `${measurements.rows.length} steps were measured, and no model was fitted to them (\`--from\` does).`
+  }
+  const over = fits.filter(({ tiles }) => tiles.heldOut.maxError > aim)
+  if (over.length === 0) return "On steps that the fit did not see, the simulator's clock is within 10 % everywhere."
+  const worst = over.map(({ shape, tiles }) => `${shape} (${percent(tiles.heldOut.maxError)})`)
+  return `On steps that the fit did not see, the simulator's clock is more than 10 % off at worst for ${worst.join(', ')}.`
+}
+
+const models = [
+  ['tiles', 'tile by tile'],
+  ['cost', 'closed form'],
+] as const
+
+function regimeTable(fits: readonly CalibrationFit[], model: 'tiles' | 'cost'): string {
+  const body = fits.flatMap((fit) =>
+    fit[model].regimes.map(({ tokens, rows, fitted, heldOut, worst }) => [
+      fit.shape,
       String(tokens),
       String(rows),
       ...errors(fitted, heldOut),
@@ -33,22 +40,38 @@ export function calibrationSection(file: string, result: CalibrationResult): str
         : `${worst.sms.join(' + ')} SMs, at most ${worst.busiest} rows an expert: ${percent(worst.error)}`,
     ]),
   )
-  const regimeColumns = ['shape', 'tokens', 'steps', ...errorColumns, 'furthest off']
-  return `${head(file, result.environment, result.what)}
-${
-  over.length === 0
-    ? 'On steps that the fit did not see, the model is within 10 % everywhere.'
-    : `On steps that the fit did not see, the model is more than 10 % off at worst for ${over.map(({ shape, heldOut }) => `${shape} (${percent(heldOut.maxError)})`).join(', ')}.`
+  return table(['shape', 'tokens', 'steps', ...errorColumns, 'furthest off'], body, 2)
 }
 
-${table(columns, body, 2)}
-${
-  byRegime.length === 0
-    ? ''
-    : `
-Each number of tokens is a regime of its own, because kernels differ; a step is held out by a fit to the others of its regime.
+export function calibrationSection(file: string, result: CalibrationResult): string {
+  const { fits, measurements } = result
+  const body = fits.flatMap((fit) => {
+    const own = measurements.rows.filter((row) => row.shape === fit.shape)
+    const tokens = [...new Set(own.map((row) => row.tokens))].join(', ')
+    const tiered = own.filter(({ strategy }) => strategy === 'tiered').length
+    return models.map(([model, name]) => [
+      fit.shape,
+      name,
+      tokens,
+      String(fit.rows),
+      String(tiered),
+      ...errors(fit[model].fitted, fit[model].heldOut),
+    ])
+  })
+  const columns = ['shape', 'model', 'tokens', 'steps', 'of them tiered', ...errorColumns]
+  const byRegime = `
+Each number of tokens is a regime of its own, because kernels differ; a step is held out by a fit to the others of its regime. Tile by tile,
+the simulator's clock:
 
-${table(regimeColumns, byRegime, 2)}
+${regimeTable(fits, 'tiles')}
+
+The closed form, by which policies decide:
+
+${regimeTable(fits, 'cost')}
 `
-}`
+  return `${head(file, result.environment, result.what)}
+${verdict(result)}
+
+${table(columns, body, 2)}
+${fits.some(({ tiles }) => tiles.regimes.length > 0) ? byRegime : ''}`
 }

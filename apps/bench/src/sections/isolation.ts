@@ -93,7 +93,11 @@ ${findings(result)
 
 ${table(columns, body)}
 
-All but joules and watts are relative to the same tenant alone on the whole device. What a slice costs without any neighbour:
+${
+  result.rows.some((r) => r.readAheadBytes != null)
+    ? `"MB ahead": decode's kernels keep at most so many bytes of weights under way (\`readAheadBytes\`, advisory).\n\n`
+    : ''
+}All but joules and watts are relative to the same tenant alone on the whole device. What a slice costs without any neighbour:
 
 ${table(['tenant', 'SMs', 'p50', 'p99'], inSlice)}
 `

@@ -6,7 +6,7 @@
 import { checkInteger, checkOptions } from '@nexus/native'
 import type { CostModel } from '../cost.js'
 import { type Curve, checkDevice, type DeviceDescription, h200, interpolate } from '../device.js'
-import { type Agreement, agreement, agreementOf } from './agreement.js'
+import { type Agreement, agreement, agreementOf, predictRow } from './agreement.js'
 import { type Fit, leastSquares } from './least-squares.js'
 import {
   checkMeasurements,
@@ -145,8 +145,10 @@ function fit(
   shape: MeasuredShape,
 ): { cost: CostModel; parameters: CalibrationParameters } {
   const neutral = toUnit({})
-  const residuals = (form: Form) => (x: readonly number[]) =>
-    residualsOf(rows, modelOf(device, shape, fromUnit(x), form), x, neutral, PULL)
+  const residuals = (form: Form) => (x: readonly number[]) => {
+    const cost = modelOf(device, shape, fromUnit(x), form)
+    return residualsOf(rows, (row) => predictRow(cost, row), x, neutral, PULL)
+  }
   const tried = forms.map((form) => {
     const fits = starts.map((start) => leastSquares(residuals(form), toUnit(start), 12))
     return { form, fit: fits.reduce((a, b) => (b.loss < a.loss ? b : a)) }

@@ -6,7 +6,7 @@
 import { checkInteger, checkNumber, checkOptions } from '@nexus/native'
 import type { CostModel } from '../cost.js'
 import { type DeviceDescription, interpolate } from '../device.js'
-import { type Agreement, agreement, agreementOf, type RowAgreement } from './agreement.js'
+import { type Agreement, agreement, agreementOf, predictRow, type RowAgreement } from './agreement.js'
 import { type CalibrateOptions, prepare } from './calibrate.js'
 import { leastSquares } from './least-squares.js'
 import type { MeasuredShape, StepMeasurement, StepMeasurements } from './measurements.js'
@@ -113,8 +113,10 @@ function fit(rows: readonly StepMeasurement[], device: DeviceDescription, shape:
   const neutral = unit(0)
   let best: { loss: number; parameters: RegimeParameters } | null = null
   for (const rowTile of rowTiles) {
-    const residuals = (x: readonly number[]) =>
-      residualsOf(rows, modelOf(device, shape, parametersOf(x, rowTile)), x, neutral, PULL)
+    const residuals = (x: readonly number[]) => {
+      const cost = modelOf(device, shape, parametersOf(x, rowTile))
+      return residualsOf(rows, (row) => predictRow(cost, row), x, neutral, PULL)
+    }
     for (const start of [0, 1] as const) {
       const { x, loss } = leastSquares(residuals, unit(start), 30)
       if (best === null || loss < best.loss) best = { loss, parameters: parametersOf(x, rowTile) }

@@ -1,6 +1,4 @@
 /** What the fits of cost models make small. */
-import type { CostModel } from '../cost.js'
-import { predictRow } from './agreement.js'
 import type { StepMeasurement } from './measurements.js'
 
 /** Errors are weighed more from about here on, for what has to hold is the largest error. */
@@ -13,14 +11,14 @@ const LARGE = 0.05
  */
 export function residualsOf(
   rows: readonly StepMeasurement[],
-  cost: CostModel,
+  predict: (row: StepMeasurement) => number,
   x: readonly number[],
   neutral: readonly number[],
   pull: number,
 ): Float64Array {
   const values = new Float64Array(rows.length + neutral.length)
   for (const [i, row] of rows.entries()) {
-    const off = Math.log(predictRow(cost, row) / row.us)
+    const off = Math.log(predict(row) / row.us)
     values[i] = off * (1 + Math.abs(off) / LARGE)
   }
   for (let p = 0; p < neutral.length; p++) values[rows.length + p] = pull * ((x[p] ?? 0) - (neutral[p] ?? 0))

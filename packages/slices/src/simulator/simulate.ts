@@ -1,17 +1,18 @@
 /**
  * Replays a trace through a policy, without a GPU: a real profiler records each step, the policy decides every few steps from what
- * the profiler knows by then, the gate holds it to the dwell, and the cost model says how long the step took with the counts that
- * really came. Beside it an oracle arranges every step anew by the same arithmetic, knowing its counts, and pays for no change.
+ * the profiler knows by then, the gate holds it to the dwell, and the cost model (or a clock of its own) says how long the step took with the
+ * counts that really came. Beside it an oracle arranges every step anew by the same arithmetic, knowing its counts, and pays for no change.
  */
 import { checkInteger, checkNumber, checkOptions } from '@nexus/native'
 import { ExpertProfiler, type ExpertProfilerOptions } from '@nexus/profiler'
 import { arrange } from '../arrange.js'
-import { type CostModel, gatedExpertCost } from '../cost.js'
+import { type CostModel, gatedExpertCost, type Placement, type StepPrediction } from '../cost.js'
 import { checkDevice, type DeviceDescription, h200 } from '../device.js'
 import { gate } from '../gate.js'
 import { decide } from '../guard.js'
 import type { AllocationPolicy, Constraints, CurrentPlacement, PolicySnapshot } from '../policy.js'
 import { predictStep } from '../predict.js'
+import { predictTiles, type TileModel } from './tiles.js'
 import type { Trace } from './traces.js'
 
 /** Options of {@link simulate}. */
@@ -23,6 +24,12 @@ export interface SimulateOptions {
    * @default that of gated experts 2048 × 768 (Qwen3-30B-A3B) on the device
    */
   readonly cost?: CostModel | ((assignments: number) => CostModel)
+  /**
+   * What says how long steps take, where that is not the cost model by which policies and the oracle arrange them: steps tile by tile. One
+   * for all steps, or by the assignments of a step.
+   * @default the cost model
+   */
+  readonly clock?: TileModel | ((assignments: number) => TileModel)
   /**
    * Slices, at most.
    * @default 3
@@ -65,6 +72,7 @@ export interface SimulateOptions {
 const optionKeys = [
   'device',
   'cost',
+  'clock',
   'slices',
   'intervalSteps',
   'dwellSteps',
@@ -115,6 +123,11 @@ export function simulateAll(
   const device = checkDevice('options.device', options?.device ?? h200)
   const given = options?.cost ?? gatedExpertCost(device, { inputDim: 2048, hiddenDim: 768 })
   const costOf = (load: ArrayLike<number>) => (typeof given === 'function' ? given(sum(load)) : given)
+  const clock = options?.clock
+  const timed: Timer = (counts, placement, cost) => {
+    if (clock === undefined) return predictStep(cost, counts, placement)
+    return predictTiles(typeof clock === 'function' ? clock(sum(counts)) : clock, counts, placement)
+  }
   const interval = checkInteger('options.intervalSteps', options?.intervalSteps ?? 8, 1)
   const warmup = checkInteger('options.warmupSteps', options?.warmupSteps ?? 256, 0)
   const migrateUs = checkNumber('options.migrateUs', options?.migrateUs ?? 0, 0)
@@ -128,7 +141,7 @@ export function simulateAll(
     switchUs: checkNumber('options.switchUs', options?.switchUs ?? 3, 0),
   }
   const profiler = new ExpertProfiler({ ...options?.profiler, numExperts: trace.numExperts })
-  const runs = list.map((policy) => new Run(policy, constraints, migrateUs))
+  const runs = list.map((policy) => new Run(policy, constraints, migrateUs, timed))
   let oracleUs = 0
   for (const [step, counts] of trace.counts.entries()) {
     if (step >= warmup) {
@@ -147,7 +160,10 @@ export function simulateAll(
       }
       const cost = costOf(counts)
       for (const run of runs) run.step(counts, cost)
-      if (withOracle) oracleUs += arrange(counts, constraints, cost).predictedUs
+      if (withOracle) {
+        const arranged = arrange(counts, constraints, cost)
+        oracleUs += clock === undefined ? arranged.predictedUs : timed(counts, arranged, cost).stepUs
+      }
     }
     profiler.record({ counts })
   }
@@ -180,10 +196,13 @@ export function utilizationOf(steps: readonly (readonly number[])[]): number[] |
   return busiest > 0 ? medians.map((busy) => busy / busiest) : null
 }
 
+type Timer = (counts: ArrayLike<number>, placement: Placement, cost: CostModel) => StepPrediction
+
 class Run {
   readonly #policy: AllocationPolicy
   readonly #constraints: Constraints
   readonly #migrateUs: number
+  readonly #timed: Timer
   #current: CurrentPlacement | null = null
   /** Busy times of the last steps in these sizes. */
   #busy: (readonly number[])[] = []
@@ -192,10 +211,11 @@ class Run {
   #movedSms = 0
   #migrations = 0
 
-  constructor(policy: AllocationPolicy, constraints: Constraints, migrateUs: number) {
+  constructor(policy: AllocationPolicy, constraints: Constraints, migrateUs: number, timed: Timer) {
     this.#policy = policy
     this.#constraints = constraints
     this.#migrateUs = migrateUs
+    this.#timed = timed
   }
 
   decide(known: Omit<PolicySnapshot, 'current' | 'utilization'>): void {
@@ -224,7 +244,7 @@ class Run {
 
   step(counts: ArrayLike<number>, cost: CostModel): void {
     if (this.#current === null) return
-    const { stepUs, sliceUs } = predictStep(cost, counts, this.#current)
+    const { stepUs, sliceUs } = this.#timed(counts, this.#current, cost)
     this.#makespanUs += stepUs
     this.#busy.push(sliceUs)
     if (this.#busy.length > busySteps) this.#busy.shift()

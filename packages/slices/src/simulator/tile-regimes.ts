@@ -1,0 +1,210 @@
+/**
+ * The tile model by load: fitted to measured steps, a regime for each number of tokens, since a layer chooses its kernels by them. Which tile a
+ * regime's kernels have is tried; all else is least squares of logarithms, as in `calibrate.ts`.
+ */
+import { checkInteger, checkNumber, checkOptions } from '@nexus/native'
+import type { DeviceDescription } from '../device.js'
+import { type Agreement, agreementOf, type RowAgreement } from './agreement.js'
+import { type CalibrateOptions, prepare } from './calibrate.js'
+import { leastSquares } from './least-squares.js'
+import type { MeasuredShape, StepMeasurement, StepMeasurements } from './measurements.js'
+import { residualsOf } from './residuals.js'
+import { type StepTiles, type TileModel, type TileShape, tilesOf, timeOf } from './tiles.js'
+
+/** What was fitted of one regime. */
+export interface TileParameters {
+  readonly smBytesPerSecond: number
+  readonly memoryBytesPerSecond: number
+  /** Operations a second of all SMs together. */
+  readonly rate: number
+  /** The rate of each of n SMs in use is (all / n) to this power of what it is when all are. */
+  readonly rateExponent: number
+  readonly exposed: number
+  readonly tileUs: number
+  readonly stepUs: number
+  readonly perSliceUs: number
+  readonly contention: number
+  readonly walkUs: number
+}
+
+/** The tile model of one number of tokens. */
+export interface TileRegime {
+  readonly tokens: number
+  /** tokens · topK. */
+  readonly assignments: number
+  readonly model: TileModel
+  readonly parameters: TileParameters
+  /** With the rows that it was fitted to. */
+  readonly agreement: Agreement
+  /**
+   * With each row by a fit to all others of the regime, but for the tile, which is a fact about the kernels and no number to be fitted: it is that
+   * of the regime. `null` for a single row.
+   */
+  readonly heldOut: Agreement | null
+}
+
+export interface TileCalibration {
+  readonly shape: string
+  /** By tokens. */
+  readonly regimes: readonly TileRegime[]
+  readonly agreement: Agreement
+  readonly heldOut: Agreement
+}
+
+const ranges: Readonly<Record<keyof TileParameters, readonly [low: number, high: number, start: number]>> = {
+  smBytesPerSecond: [5e9, 250e9, 100e9],
+  memoryBytesPerSecond: [3e12, 4.8e12, 4.4e12],
+  rate: [1e14, 9.9e14, 6.5e14],
+  rateExponent: [0, 0.5, 0.1],
+  exposed: [0, 1, 0.3],
+  tileUs: [0, 10, 1],
+  stepUs: [0, 80, 15],
+  perSliceUs: [0, 80, 5],
+  contention: [0, 1, 0.3],
+  walkUs: [0, 200, 40],
+}
+const names = Object.keys(ranges) as (keyof TileParameters)[]
+/** The tiles of the tensor-core kernels, narrow to wide; of the first an SM has three at a time. */
+const tiles: readonly TileShape[] = [
+  { rows: 16, columns: 32, sms: 1 / 3 },
+  { rows: 64, columns: 128, sms: 1 },
+  { rows: 32, columns: 256, sms: 1 },
+  { rows: 64, columns: 256, sms: 1 },
+  { rows: 160, columns: 256, sms: 1 },
+  { rows: 320, columns: 256, sms: 2 },
+]
+/** Weight of a parameter's distance from where it begins against a row's logarithm. */
+const PULL = 0.1
+
+const start = names.map((name) => (ranges[name][2] - ranges[name][0]) / (ranges[name][1] - ranges[name][0]))
+
+function parametersOf(x: readonly number[]): TileParameters {
+  const values = {} as Record<keyof TileParameters, number>
+  for (const [i, name] of names.entries()) {
+    const [low, high] = ranges[name]
+    values[name] = low + (x[i] ?? 0) * (high - low)
+  }
+  return values
+}
+
+function modelOf(device: DeviceDescription, shape: MeasuredShape, tile: TileShape, p: TileParameters): TileModel {
+  const { rate, rateExponent, ...rest } = p
+  return {
+    ...rest,
+    tile,
+    linears: [
+      { columns: 2 * shape.hiddenDim, written: shape.hiddenDim, depth: shape.inputDim },
+      { columns: shape.outputDim, written: shape.outputDim, depth: shape.hiddenDim },
+    ],
+    bytesPerValue: shape.bytesPerValue,
+    rate: Array.from({ length: 16 }, (_, i) => {
+      const sms = (device.sms * (i + 1)) / 16
+      return { sms, perSecond: rate * (sms / device.sms) ** (1 - rateExponent) }
+    }),
+  }
+}
+
+const placed = ({ sms, sliceOf, counts }: StepMeasurement) => ({
+  sms,
+  sliceOf: sliceOf ?? new Array<number>(counts.length).fill(0),
+})
+
+/** A regime's rows, cut into tiles once for each shape of a tile. */
+class Cut {
+  readonly #cut = new Map<TileShape, Map<StepMeasurement, StepTiles>>()
+  constructor(
+    readonly device: DeviceDescription,
+    readonly shape: MeasuredShape,
+  ) {}
+
+  predict(row: StepMeasurement, model: TileModel): number {
+    const rows = this.#cut.get(model.tile) ?? new Map<StepMeasurement, StepTiles>()
+    this.#cut.set(model.tile, rows)
+    const step = rows.get(row) ?? tilesOf(model, row.counts, placed(row))
+    rows.set(row, step)
+    return timeOf(step, model).stepUs
+  }
+
+  fit(
+    rows: readonly StepMeasurement[],
+    shapes: readonly TileShape[],
+  ): { model: TileModel; parameters: TileParameters } {
+    const residuals = (tile: TileShape) => (x: readonly number[]) => {
+      const model = modelOf(this.device, this.shape, tile, parametersOf(x))
+      return residualsOf(rows, (row) => this.predict(row, model), x, start, PULL)
+    }
+    // A few steps of the search tell most tiles apart; the two that are left are searched for to the end.
+    const tried = shapes.map((tile) => ({ tile, ...leastSquares(residuals(tile), start, 4) }))
+    tried.sort((a, b) => a.loss - b.loss)
+    const fine = tried.slice(0, 2).map(({ tile, x }) => ({ tile, ...leastSquares(residuals(tile), x, 30) }))
+    const best = fine.reduce((a, b) => (b.loss < a.loss ? b : a))
+    const parameters = parametersOf(best.x)
+    return { model: modelOf(this.device, this.shape, best.tile, parameters), parameters }
+  }
+
+  agreement(rows: readonly StepMeasurement[], model: TileModel): Agreement {
+    return agreementOf(
+      rows.map((row) => {
+        const predictedUs = this.predict(row, model)
+        return { row, predictedUs, error: predictedUs / row.us - 1 }
+      }),
+    )
+  }
+}
+
+/**
+ * The tile models that say best what was measured of one shape, a regime for each number of tokens.
+ * @param options.heldOut - whether each row is also predicted by a fit to the others. `@default true`
+ * @throws TypeError or RangeError that names what is wrong with the measurements or the options
+ */
+export function calibrateTiles(
+  measurements: StepMeasurements,
+  options?: CalibrateOptions & { readonly heldOut?: boolean },
+): TileCalibration {
+  checkOptions('options', options, ['device', 'shape', 'heldOut'])
+  const { device, shape, rows } = prepare(measurements, options, 1)
+  const withHeldOut = options?.heldOut ?? true
+  const tokens = [...new Set(rows.map((row) => row.tokens))].sort((a, b) => a - b)
+  const regimes = tokens.map((each): TileRegime => {
+    const own = rows.filter((row) => row.tokens === each)
+    const cut = new Cut(device, shape)
+    const { model, parameters } = cut.fit(own, tiles)
+    const held = () =>
+      agreementOf(
+        own.flatMap((row) => {
+          const others = own.filter((other) => other !== row)
+          return cut.agreement([row], cut.fit(others, [model.tile]).model).rows
+        }),
+      )
+    return {
+      tokens: each,
+      assignments: each * shape.topK,
+      model,
+      parameters,
+      agreement: cut.agreement(own, model),
+      heldOut: withHeldOut && own.length > 1 ? held() : null,
+    }
+  })
+  const joined = (of: (regime: TileRegime) => readonly RowAgreement[]) => agreementOf(regimes.flatMap(of))
+  return {
+    shape: shape.name,
+    regimes,
+    agreement: joined((regime) => regime.agreement.rows),
+    heldOut: joined((regime) => regime.heldOut?.rows ?? []),
+  }
+}
+
+/**
+ * The tile model for a step of so many assignments (tokens · topK): that of the regime nearest by ratio.
+ * @throws RangeError when there are no regimes, or `assignments` is negative
+ */
+export function tilesFor(
+  regimes: readonly Pick<TileRegime, 'assignments' | 'model'>[],
+  assignments: number,
+): TileModel {
+  checkInteger('regimes.length', regimes.length, 1)
+  const wanted = Math.log(Math.max(1, checkNumber('assignments', assignments, 0)))
+  const distance = (regime: Pick<TileRegime, 'assignments'>) =>
+    Math.abs(Math.log(Math.max(1, regime.assignments)) - wanted)
+  return regimes.reduce((best, regime) => (distance(regime) < distance(best) ? regime : best)).model
+}
