@@ -29,6 +29,7 @@ export {
 export { type SimulateOptions, type SimulationResult, simulate, simulateAll } from './simulator/simulate.js'
 export {
   calibrateTiles,
+  hopperTile,
   type TileCalibration,
   type TileParameters,
   type TileRegime,

@@ -4,6 +4,7 @@ import { describe, expect, test } from 'vitest'
 import { policies } from '../src/index.js'
 import {
   calibrateTiles,
+  hopperTile,
   predictTiles,
   recordedTrace,
   type StepMeasurements,
@@ -44,6 +45,16 @@ describe('a step tile by tile', () => {
     expect(us(bare, [65])).toBeCloseTo((2 * fullTile * 40) / 64, 9) // two tiles of 40
     expect(us(bare, [1])).toBeCloseTo((fullTile * 8) / 64, 9)
     expect(us(bare, [0])).toBe(0)
+  })
+  test('where experts are divided among slices, kernels may have another tile', () => {
+    const model = { ...bare, tile: { rows: 64, columns: 100, sms: 1, divided: { rows: 64, columns: 400 } } }
+    const two = { sms: [8, 8], sliceOf: [0, 1] }
+    expect(us(model, [64, 0], { sms: [8], sliceOf: [0, 0] })).toBeCloseTo(fullTile, 9)
+    expect(us(model, [64, 0], two)).toBeCloseTo(
+      us({ ...bare, tile: { rows: 64, columns: 400, sms: 1 } }, [64, 0], two),
+      9,
+    )
+    expect(us(model, [64, 0], two)).toBeGreaterThan(2 * fullTile)
   })
   test('linear layers come one after the other, an expert without rows in no tile', () => {
     const [linear] = bare.linears
@@ -134,6 +145,19 @@ function several(noise: number, tokens: readonly number[]): StepMeasurements {
 }
 
 describe('calibrated by tiles', () => {
+  test('a tile that is told is not tried', () => {
+    const asked: number[] = []
+    const tile = (rows: number) => {
+      asked.push(rows)
+      return hopperTile(rows)
+    }
+    const { regimes } = calibrateTiles(several(0.01, [1024]), { heldOut: false, tile })
+    expect(asked).toEqual(regimes.map(({ tokens }) => (tokens * qwen.topK) / qwen.numExperts))
+    for (const [i, { model }] of regimes.entries()) expect(model.tile).toEqual(hopperTile(asked[i] ?? 0))
+    expect(hopperTile(2.5).columns).toBe(256)
+    expect(hopperTile(4000)).toEqual({ rows: 320, columns: 256, sms: 2 })
+    expect(() => hopperTile(-1)).toThrow(/rows/)
+  })
   test('a device of its form is found again, its tile as well, and unseen steps of it', () => {
     const { regimes } = calibrateTiles(several(0.01, [1024]), { heldOut: false })
     const [regime] = regimes

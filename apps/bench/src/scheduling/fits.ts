@@ -4,6 +4,7 @@ import {
   type Agreement,
   calibrateRegimes,
   calibrateTiles,
+  hopperTile,
   type RegimeParameters,
   type StepMeasurement,
   type StepMeasurements,
@@ -67,8 +68,10 @@ export function fitsOf(
   device: DeviceDescription,
   onProgress: (line: string) => void,
 ): CalibrationFit[] {
+  // Which kernels ran is known there; elsewhere their tile is tried.
+  const known = /^NVIDIA G?H\d/.test(measurements.device) ? { tile: hopperTile } : {}
   return measurements.shapes.map(({ name }) => {
-    const found = calibrateTiles(measurements, { shape: name, device })
+    const found = calibrateTiles(measurements, { shape: name, device, ...known })
     const regimes = found.regimes.map((each) => ({
       ...each,
       parameters: { ...each.parameters, tile: each.model.tile },

@@ -1,6 +1,6 @@
 /**
  * The tile model by load: fitted to measured steps, a regime for each number of tokens, since a layer chooses its kernels by them. Which tile a
- * regime's kernels have is tried; all else is least squares of logarithms, as in `calibrate.ts`.
+ * regime's kernels have is tried, or told; all else is least squares of logarithms, as in `calibrate.ts`.
  */
 import { checkInteger, checkNumber, checkOptions } from '@nexus/native'
 import type { DeviceDescription } from '../device.js'
@@ -64,15 +64,32 @@ const ranges: Readonly<Record<keyof TileParameters, readonly [low: number, high:
   walkUs: [0, 200, 40],
 }
 const names = Object.keys(ranges) as (keyof TileParameters)[]
+/** Stands in for kernels that cannot divide experts among slices. */
+const divided = { rows: 64, columns: 256 }
 /** The tiles of the tensor-core kernels, narrow to wide; of the first an SM has three at a time. */
 const tiles: readonly TileShape[] = [
   { rows: 16, columns: 32, sms: 1 / 3 },
-  { rows: 64, columns: 128, sms: 1 },
-  { rows: 32, columns: 256, sms: 1 },
+  { rows: 32, columns: 128, sms: 1, divided },
+  { rows: 64, columns: 128, sms: 1, divided },
+  { rows: 32, columns: 256, sms: 1, divided },
   { rows: 64, columns: 256, sms: 1 },
   { rows: 160, columns: 256, sms: 1 },
   { rows: 320, columns: 256, sms: 2 },
 ]
+/**
+ * The tile that Nexus' own kernels have on compute 9.0 where no table says otherwise, by the mean rows of an expert: 2-byte weights of more than 16 MiB,
+ * widths that are multiples of 64 (`choose_wgmma` in the native sources).
+ * @throws RangeError when `rows` is no number of at least 0
+ */
+export function hopperTile(rows: number): TileShape {
+  const mean = Math.ceil(checkNumber('rows', rows, 0))
+  if (mean <= 2) return { rows: 32, columns: 128, sms: 1, divided }
+  if (mean <= 8) return { rows: 32, columns: 256, sms: 1, divided }
+  if (mean <= 24) return { rows: 64, columns: 128, sms: 1, divided }
+  if (mean <= 48) return { rows: 64, columns: 256, sms: 1 }
+  return mean <= 3072 ? { rows: 160, columns: 256, sms: 1 } : { rows: 320, columns: 256, sms: 2 }
+}
+
 /** Weight of a parameter's distance from where it begins against a row's logarithm. */
 const PULL = 0.1
 
@@ -155,20 +172,22 @@ class Cut {
 /**
  * The tile models that say best what was measured of one shape, a regime for each number of tokens.
  * @param options.heldOut - whether each row is also predicted by a fit to the others. `@default true`
+ * @param options.tile - the kernels' tile by the mean rows of an expert, where it is known: `hopperTile`. `@default tried`
  * @throws TypeError or RangeError that names what is wrong with the measurements or the options
  */
 export function calibrateTiles(
   measurements: StepMeasurements,
-  options?: CalibrateOptions & { readonly heldOut?: boolean },
+  options?: CalibrateOptions & { readonly heldOut?: boolean; readonly tile?: (rows: number) => TileShape },
 ): TileCalibration {
-  checkOptions('options', options, ['device', 'shape', 'heldOut'])
+  checkOptions('options', options, ['device', 'shape', 'heldOut', 'tile'])
   const { device, shape, rows } = prepare(measurements, options, 1)
   const withHeldOut = options?.heldOut ?? true
   const tokens = [...new Set(rows.map((row) => row.tokens))].sort((a, b) => a - b)
   const regimes = tokens.map((each): TileRegime => {
     const own = rows.filter((row) => row.tokens === each)
     const cut = new Cut(device, shape)
-    const { model, parameters } = cut.fit(own, tiles)
+    const known = options?.tile?.((each * shape.topK) / shape.numExperts)
+    const { model, parameters } = cut.fit(own, known === undefined ? tiles : [known])
     const held = () =>
       agreementOf(
         own.flatMap((row) => {

@@ -20,6 +20,8 @@ export interface TileShape {
   readonly rows: number
   readonly columns: number
   readonly sms: number
+  /** That of launches whose experts are divided among slices, by as many SMs, where kernels of this tile cannot do that. @default the same */
+  readonly divided?: { readonly rows: number; readonly columns: number }
 }
 
 /** One linear layer of the experts. */
@@ -81,20 +83,21 @@ export function tilesOf(
   counts: ArrayLike<number>,
   { sms, sliceOf }: Placement,
 ): StepTiles {
+  const cut = sms.length > 1 ? (tile.divided ?? tile) : tile
   let bytesOfAll = 0
   let present = 0
   for (let e = 0; e < sliceOf.length; e++) if ((counts[e] ?? 0) > 0) present++
   const slices = sms.map((n, s) => ({
     sms: n,
     linears: linears.map(({ columns, written, depth }): TileList => {
-      const across = Math.ceil(columns / tile.columns)
+      const across = Math.ceil(columns / cut.columns)
       const tiles: number[] = []
       const bytes: number[] = []
       const flops: number[] = []
       for (let e = 0; e < sliceOf.length; e++) {
         const rows = counts[e] ?? 0
         if (sliceOf[e] !== s || rows <= 0) continue
-        const down = Math.ceil(rows / tile.rows)
+        const down = Math.ceil(rows / cut.rows)
         const padded = Math.ceil(rows / down / 8) * 8
         const weights = columns * depth * Math.ceil(down / GROUP)
         const moved = bytesPerValue * (weights + rows * (depth + written))
