@@ -1,11 +1,11 @@
 // `bench router` and `bench kernels`: results are checked before they are timed, and rates follow from times.
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type RoutedTokens, systemInfo } from '@nexus/core'
 import { afterAll, describe, expect, test } from 'vitest'
 import { variantsOf } from '../src/native.js'
-import { routeOnce, sumsOf } from '../src/primitives/counters.js'
+import { mark, routeOnce, sumsOf } from '../src/primitives/counters.js'
 import { kernelsBench } from '../src/primitives/kernels.js'
 import { routerBench } from '../src/primitives/router.js'
 import { asCell, routerCalls } from '../src/primitives/router-calls.js'
@@ -24,12 +24,16 @@ describe('counted bytes', () => {
     '"","","sector"',
     '"0","route_tokens_kernel<4>","1,000"',
     '"1","route_scan_kernel","5"',
-    '"2","combine_kernel","77"',
+    '"2","weighted_sum_kernel","77"',
     '"3","route_small_kernel","2"',
-    '"4","combine_kernel","77"',
+    '"4","weighted_sum_kernel","77"',
   ].join('\n')
   test('are summed up to each mark', () => {
     expect(sumsOf(csv)).toEqual([1005 * 32, 64])
+  })
+  test('the mark is the name that a kernel has in its source', () => {
+    const source = readFileSync(new URL('../../../kernels/src/data/cuda/combine.cu', import.meta.url), 'utf8')
+    expect(source).toMatch(new RegExp(`__global__[^;]*?\\b${mark}_kernel\\(`))
   })
   test('of nothing, or in an unknown unit, are refused', () => {
     expect(() => sumsOf('==ERROR== ERR_NVGPUCTRPERM')).toThrow('ncu counted no kernel')

@@ -21,9 +21,9 @@ export interface Counted {
 const metric = 'lts__t_sectors_srcunit_tex.sum'
 const sectorBytes = 32
 
-/** The kernels that route, and the one that stands behind each call as a mark (see {@link routeOnce}). */
-const kernels = 'regex:route|combine'
-const mark = 'combine'
+/** The kernel that stands behind each call as a mark (see {@link routeOnce}), and those that route. */
+export const mark = 'weighted_sum'
+const kernels = `regex:route|${mark}`
 
 /** Launches of a call at most, with its mark: ncu looks at no more of them. */
 const launches = 4
