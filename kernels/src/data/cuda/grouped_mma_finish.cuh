@@ -11,14 +11,6 @@
 
 namespace nexus::cuda::wide {
 
-__device__ __forceinline__ uint4 load16_shared(uint32_t at) {
-  uint4 v;
-  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];\n"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(at)
-               : "memory");
-  return v;
-}
 __device__ __forceinline__ float load4_shared(uint32_t at) {
   float v;
   asm volatile("ld.shared.f32 %0, [%1];\n" : "=f"(v) : "r"(at) : "memory");

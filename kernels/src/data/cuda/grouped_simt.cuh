@@ -10,6 +10,7 @@
 #pragma once
 #include "data/cuda/grouped_launch.cuh"
 #include "data/cuda/grouped_tile.cuh"
+#include "data/cuda/mma.cuh"
 
 namespace nexus::cuda {
 

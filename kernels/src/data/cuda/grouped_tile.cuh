@@ -10,13 +10,6 @@
 
 namespace nexus::cuda {
 
-/// threadIdx.x, asked for anew: what follows from it need not be kept in registers since the kernel's start.
-__device__ __forceinline__ int thread_anew() {
-  int thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  return thread;
-}
-
 struct Tile {
   int expert;
   int row;     // first row, in expert-sorted order

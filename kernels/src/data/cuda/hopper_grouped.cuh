@@ -58,6 +58,7 @@ struct Shape {
   static_assert(REGISTERS % 8 == 0 && PRODUCER % 8 == 0 && CONSUMER % 8 == 0);
   static_assert(ROWS % BOX_ROWS == 0 && STAGE_BYTES % 1024 == 0 && RING > STAGES);
   static_assert(ROWS % (8 * Finish<T, BLOCKS>::template GROUPS<ACC>) == 0 && ROWS % 16 == 0);
+  static_assert(BLOCKS == 2 || !STAGED);
   static_assert(BOXES * BOX_COLUMNS * CLUSTER == COLUMNS && (CLUSTER == 1 || BOXES == 1));
 
   struct Control {
@@ -321,7 +322,7 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
     named_barrier(1 + group, 128);
     const int column = tile.column + group * S::GROUP_COLUMNS;
     if constexpr (S::STAGED) {
-      if (stages<S::BLOCKS>(p))
+      if (stages(p))
         finish_staged(finish, buffers + S::STAGING + group * (S::STAGING_BYTES / 2), 1 + group, tile, column, acc);
       else
         finish(tile, column + thread / 32 * 16, acc);

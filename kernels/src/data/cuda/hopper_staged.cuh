@@ -7,20 +7,21 @@
 #pragma once
 #include "data/cuda/hopper_shape.h"
 #include "data/cuda/hopper_tile.cuh"
+#include "data/cuda/mma.cuh"
 
 namespace nexus::cuda::hopper {
 
 /// Whether finish_staged() can do a launch's epilogue. The same answer in all threads.
-template <int BLOCKS>
 __device__ __forceinline__ bool stages(const GroupedParams& p) {
   const Epilogue epilogue = static_cast<Epilogue>(p.epilogue);
   if (p.row_scale || !p.vector_store) return false;
-  return epilogue == Epilogue::kIdentity || (epilogue == Epilogue::kSwiglu && BLOCKS == 2);
+  return epilogue == Epilogue::kIdentity || epilogue == Epilogue::kSwiglu;
 }
 
-template <class T, bool GATED, int BLOCKS>
+template <class T, bool GATED>
 struct Staged {
-  static constexpr int UNITS = BLOCKS * (GATED ? 4 : 8);  // of 16 bytes, in a warpgroup's part of an output row
+  static constexpr int BLOCKS = 2;              // of 64 columns, of a warpgroup
+  static constexpr int UNITS = GATED ? 8 : 16;  // of 16 bytes, in a warpgroup's part of an output row
   static constexpr int ROWS = staged_rows(UNITS);
   static constexpr int BUFFER = ROWS * UNITS * 16;
   static constexpr int PASSES = ROWS * UNITS / 128;  // units that a thread carries out
@@ -43,7 +44,6 @@ struct Staged {
 #pragma unroll
         for (int c = 0; c < 4; ++c) x[h][g][c] = acc[h][(j + g) * 4 + c] + bias[h][c >> 1];
     if constexpr (GATED) {
-      static_assert(BLOCKS == 2);
       uint32_t word[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -76,7 +76,7 @@ struct Staged {
 #pragma unroll
     for (int i = 0; i < PASSES; ++i) {
       const int row = thread / UNITS + i * (128 / UNITS);
-      unit[i] = load_shared(staging + chunk % kStagedBuffers * BUFFER + staged_offset(row, thread % UNITS, UNITS));
+      unit[i] = load16_shared(staging + chunk % kStagedBuffers * BUFFER + staged_offset(row, thread % UNITS, UNITS));
       to[i] = output[chunk * ROWS + row];
     }
   }
@@ -108,19 +108,18 @@ struct Staged {
   }
 };
 
-/// Finishes a warpgroup's part of a tile: BLOCKS · 64 columns from `column` on. Where stages() says so.
-template <class T, int BLOCKS, int SIZE>
-__device__ __forceinline__ void finish_staged(const Finish<T, BLOCKS>& finish, uint32_t staging, int barrier,
-                                              const Tile& tile, int column, const float (&acc)[BLOCKS][SIZE]) {
+/// Finishes a warpgroup's part of a tile: 128 columns from `column` on. Where stages() says so.
+template <class T, int SIZE>
+__device__ __forceinline__ void finish_staged(const Finish<T>& finish, uint32_t staging, int barrier, const Tile& tile,
+                                              int column, const float (&acc)[2][SIZE]) {
   static_assert(SIZE % 16 == 0, "up to 32 rows at a time");
-  const int thread = thread_again() & 127;
-  float bias[BLOCKS][2];
+  const int thread = thread_anew() & 127;
+  float bias[2][2];
   finish.load_bias(bias, tile, column + thread / 32 * 16);
-  if constexpr (BLOCKS == 2) {
-    if (finish.p.gated)
-      return Staged<T, true, BLOCKS>{finish.p, finish.output, staging, barrier, thread}(tile.padded, column, bias, acc);
-  }
-  Staged<T, false, BLOCKS>{finish.p, finish.output, staging, barrier, thread}(tile.padded, column, bias, acc);
+  if (finish.p.gated)
+    Staged<T, true>{finish.p, finish.output, staging, barrier, thread}(tile.padded, column, bias, acc);
+  else
+    Staged<T, false>{finish.p, finish.output, staging, barrier, thread}(tile.padded, column, bias, acc);
 }
 
 }  // namespace nexus::cuda::hopper

@@ -1,4 +1,5 @@
-// Thin wrappers of the PTX instructions of the Ampere tensor-core path (sm_80 and later): cp.async, ldmatrix, mma.sync.
+// Thin wrappers of PTX instructions that every architecture from sm_80 on has: cp.async, ldmatrix, mma.sync, words of
+// shared memory by address.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -6,6 +7,13 @@
 #include <cstdint>
 
 namespace nexus::cuda {
+
+/// threadIdx.x, asked for anew: what follows from it need not be kept in registers since the kernel's start.
+__device__ __forceinline__ int thread_anew() {
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+}
 
 __device__ __forceinline__ uint32_t shared_address(const void* p) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(p));
@@ -16,6 +24,14 @@ __device__ __forceinline__ void copy16_async(uint32_t target, const void* source
   const int bytes = valid ? 16 : 0;
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(target), "l"(source), "r"(bytes)
                : "memory");
+}
+__device__ __forceinline__ uint4 load16_shared(uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];\n"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
 }
 __device__ __forceinline__ void store16_shared(uint32_t target, const uint32_t (&word)[4]) {
   asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};\n" ::"r"(target), "r"(word[0]), "r"(word[1]), "r"(word[2]),

@@ -3,13 +3,14 @@
  * so one set of parameters cannot say them all: each number of tokens that was measured is a regime of its own, of eight parameters and a tile.
  * A load in between is said by the nearest one.
  */
-import { checkInteger, checkNumber, checkOptions } from '@nexus/native'
+import { checkOptions } from '@nexus/native'
 import type { CostModel } from '../cost.js'
 import { type DeviceDescription, interpolate } from '../device.js'
 import { type Agreement, agreement, agreementOf, predictRow, type RowAgreement } from './agreement.js'
 import { type CalibrateOptions, prepare } from './calibrate.js'
 import { leastSquares } from './least-squares.js'
 import type { MeasuredShape, StepMeasurement, StepMeasurements } from './measurements.js'
+import { nearestRegime } from './nearest-regime.js'
 import { residualsOf } from './residuals.js'
 
 /** What was fitted of one regime. */
@@ -180,8 +181,5 @@ function leaveOneOut(rows: readonly StepMeasurement[], device: DeviceDescription
  * @throws RangeError when there are no regimes, or `assignments` is negative
  */
 export function costFor(regimes: readonly Pick<Regime, 'assignments' | 'cost'>[], assignments: number): CostModel {
-  checkInteger('regimes.length', regimes.length, 1)
-  const wanted = Math.log(Math.max(1, checkNumber('assignments', assignments, 0)))
-  const distance = (regime: Pick<Regime, 'assignments'>) => Math.abs(Math.log(Math.max(1, regime.assignments)) - wanted)
-  return regimes.reduce((best, regime) => (distance(regime) < distance(best) ? regime : best)).cost
+  return nearestRegime(regimes, assignments).cost
 }

@@ -2,29 +2,22 @@
  * The tile model by load: fitted to measured steps, a regime for each number of tokens, since a layer chooses its kernels by them. Which tile a
  * regime's kernels have is tried, or told; all else is least squares of logarithms, as in `calibrate.ts`.
  */
-import { checkInteger, checkNumber, checkOptions } from '@nexus/native'
+import { checkNumber, checkOptions } from '@nexus/native'
 import type { DeviceDescription } from '../device.js'
 import { type Agreement, agreementOf, type RowAgreement } from './agreement.js'
 import { type CalibrateOptions, prepare } from './calibrate.js'
 import { leastSquares } from './least-squares.js'
 import type { MeasuredShape, StepMeasurement, StepMeasurements } from './measurements.js'
+import { nearestRegime } from './nearest-regime.js'
 import { residualsOf } from './residuals.js'
 import { type StepTiles, type TileModel, type TileShape, tilesOf, timeOf } from './tiles.js'
 
 /** What was fitted of one regime. */
-export interface TileParameters {
-  readonly smBytesPerSecond: number
-  readonly memoryBytesPerSecond: number
+export interface TileParameters extends Omit<TileModel, 'tile' | 'linears' | 'bytesPerValue' | 'rate'> {
   /** Operations a second of all SMs together. */
   readonly rate: number
   /** The rate of each of n SMs in use is (all / n) to this power of what it is when all are. */
   readonly rateExponent: number
-  readonly exposed: number
-  readonly tileUs: number
-  readonly stepUs: number
-  readonly perSliceUs: number
-  readonly contention: number
-  readonly walkUs: number
 }
 
 /** The tile model of one number of tokens. */
@@ -221,9 +214,5 @@ export function tilesFor(
   regimes: readonly Pick<TileRegime, 'assignments' | 'model'>[],
   assignments: number,
 ): TileModel {
-  checkInteger('regimes.length', regimes.length, 1)
-  const wanted = Math.log(Math.max(1, checkNumber('assignments', assignments, 0)))
-  const distance = (regime: Pick<TileRegime, 'assignments'>) =>
-    Math.abs(Math.log(Math.max(1, regime.assignments)) - wanted)
-  return regimes.reduce((best, regime) => (distance(regime) < distance(best) ? regime : best)).model
+  return nearestRegime(regimes, assignments).model
 }
