@@ -27,8 +27,11 @@ async function choose({ watts, orders = [], boundMs = Number.POSITIVE_INFINITY }
   const monitor = new EnergyMonitor({ device: fakeGpuUuid, intervalMs: 10 })
   let tried = 0
   const meter: Pick<EnergyMonitor, 'measure'> = {
-    measure(fn, options) {
+    async measure(fn, options) {
       gpu.watts(watts[tried++] ?? 0, ...orders)
+      // The counter moves every 10 ms: what the trial before drew until its last move must be behind the window.
+      const since = performance.now()
+      await expect.poll(() => monitor.samples({ sinceMs: since }).length, { timeout: 10_000 }).toBeGreaterThan(4)
       return monitor.measure(fn, options)
     },
   }
