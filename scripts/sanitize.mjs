@@ -1,5 +1,6 @@
 // The C++ tests under compute-sanitizer, each in a process of its own and a few at once: the tool slows kernels down by
 // a hundred times and more, so a test has a time limit, and one that meets it is counted as not ended, not as clean.
+// Tests of many cases are divided among several processes.
 // Needs a GPU and the CUDA toolkit's compute-sanitizer; runs in a checkout and in the bundle.
 import { spawn, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
@@ -15,7 +16,8 @@ const HELP = `Usage: node scripts/sanitize.mjs [${TOOLS.join(' | ')}] [options]
 Runs each C++ test under compute-sanitizer (memcheck unless told), several at once, and prints how each ended.
 
   --filter TEXT         tests whose name contains it (repeat it for more)
-  --seconds N           a test's limit (120)
+  --parts N             divide each test of many cases among N processes (1)
+  --seconds N           the limit of a test, or of a part (120)
   --total-seconds N     start no test after so long (500)
   --jobs N              tests at once (half the cores, at most 8)
   --logs FOLDER         keep what each test printed that was not clean
@@ -29,6 +31,7 @@ function options() {
     return parseArgs({
       allowPositionals: true,
       options: {
+        parts: { type: 'string', default: '1' },
         filter: { type: 'string', multiple: true, default: [''] },
         seconds: { type: 'string', default: '120' },
         'total-seconds': { type: 'string', default: '500' },
@@ -66,14 +69,25 @@ if (!TOOLS.includes(tool) || positionals.length > 1)
   stop(`expected one of ${TOOLS.join(', ')}, got '${positionals.join(' ')}'`, 2)
 const seconds = positive('seconds', values.seconds)
 const totalSeconds = positive('total-seconds', values['total-seconds'])
+const parts = Math.ceil(positive('parts', values.parts))
 const jobs = Math.ceil(positive('jobs', values.jobs))
 const program = resolve(values.program)
 if (!existsSync(program)) stop(`${program} is not there: npm run build`)
 const command = sanitizer()
-const listed = spawnSync(program, ['--list'], { encoding: 'utf8' })
-if (listed.status !== 0) stop(`${program} --list failed: ${listed.stderr}`)
-const names = listed.stdout.split('\n').filter((name) => name && values.filter.some((text) => name.includes(text)))
+function list(flag) {
+  const listed = spawnSync(program, [flag], { encoding: 'utf8' })
+  if (listed.status !== 0) stop(`${program} ${flag} failed: ${listed.stderr}`)
+  return listed.stdout.split('\n').filter((name) => name !== '')
+}
+const names = list('--list').filter((name) => values.filter.some((text) => name.includes(text)))
 if (names.length === 0) stop(`no test's name contains ${values.filter.map((text) => `'${text}'`).join(' or ')}`, 2)
+const inParts = new Set(parts > 1 ? list('--list-in-parts') : [])
+/** What is run: a test, or the i-th of its parts. */
+const runs = names.flatMap((name) =>
+  inParts.has(name)
+    ? Array.from({ length: parts }, (_, i) => ({ name, part: `${i + 1}/${parts}` }))
+    : [{ name, part: '' }],
+)
 
 const running = new Set()
 let interrupted = false
@@ -96,14 +110,14 @@ function kill(child) {
 const NO_CUDA = 'terminated before first instrumented API call'
 
 /** How one test ends: clean, found (errors), failed (the test itself), skipped (nothing for the tool to see), or not ended in time. */
-function sanitize(name) {
+function sanitize({ name, part }) {
   return new Promise((done) => {
     const args = ['--tool', tool, '--error-exitcode', String(FOUND), '--print-limit', '20', '--report-api-errors', 'no']
     const child = spawn(command, [...args, program, name], {
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe'],
       // Each allocation is the driver's own, so that one past its end is seen.
-      env: { ...process.env, NEXUS_CUDA_POOL: '0' },
+      env: { ...process.env, NEXUS_CUDA_POOL: '0', NEXUS_TEST_PART: part },
     })
     running.add(child)
     let text = ''
@@ -129,27 +143,27 @@ function sanitize(name) {
               : totals.passed === 0
                 ? 'skipped'
                 : 'clean'
-      done({ name, ended, text })
+      done({ name: part === '' ? name : `${name} [${part}]`, ended, text })
     })
   })
 }
 
 const started = Date.now()
-const queue = [...names]
+const queue = [...runs]
 const results = []
 async function work() {
   while (queue.length > 0 && !interrupted) {
     if (Date.now() - started > totalSeconds * 1000) return
-    const name = queue.shift()
-    const result = await sanitize(name)
+    const result = await sanitize(queue.shift())
     results.push(result)
     if (interrupted) return
     const elapsed = Math.round((Date.now() - started) / 1000)
-    process.stdout.write(`${result.ended.padEnd(9)} ${name} (${elapsed} s, ${results.length}/${names.length})\n`)
+    process.stdout.write(`${result.ended.padEnd(9)} ${result.name} (${elapsed} s, ${results.length}/${runs.length})\n`)
     if (result.ended === 'clean' || result.ended === 'skipped') continue
     if (values.logs !== undefined) {
       mkdirSync(values.logs, { recursive: true })
-      writeFileSync(join(values.logs, `${tool}-${name.replace(/[^\w]+/g, '-').slice(0, 80)}.log`), result.text)
+      const file = result.name.replace(/[^\w]+/g, '-')
+      writeFileSync(join(values.logs, `${tool}-${file.slice(0, 80)}${file.slice(80).slice(-8)}.log`), result.text)
     }
     if (result.ended !== 'not ended') process.stdout.write(`${result.text.split('\n').slice(-25).join('\n')}\n`)
   }
@@ -158,7 +172,7 @@ await Promise.all(Array.from({ length: jobs }, work))
 if (interrupted) process.exit(130)
 
 const count = (...ends) => results.filter((result) => ends.includes(result.ended)).length
-const left = names.length - results.length
+const left = runs.length - results.length
 process.stdout.write(
   `${tool}: ${count('clean')} clean, ${count('found')} with findings, ${count('failed')} failed by themselves, ${count('not ended')} not ended within ${seconds} s, ${count('skipped')} skipped, ${left} not started\n`,
 )

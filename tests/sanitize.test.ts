@@ -27,7 +27,9 @@ beforeEach(() => {
   ])
   write('native_test', [
     'case "$1" in',
-    '--list) printf "good one\\nbad one\\nwrong one\\nslow one\\nabsent one\\n" ;;',
+    '--list) printf "good one\\nbad one\\nwrong one\\nslow one\\nabsent one\\nlong one\\n" ;;',
+    '--list-in-parts) printf "long one\\n" ;;',
+    'long*) if [ "$NEXUS_TEST_PART" = 2/3 ]; then echo "0 passed, 1 failed, 0 skipped"; exit 1; fi; echo "1 passed, 0 failed, 0 skipped" ;;',
     'good*) echo "1 passed, 0 failed, 0 skipped" ;;',
     'wrong*) echo "FAIL it"; echo "0 passed, 1 failed, 0 skipped"; exit 1 ;;',
     'slow*) sleep 60; echo "1 passed, 0 failed, 0 skipped" ;;',
@@ -48,8 +50,8 @@ test('each test by itself: clean, found, failed, not ended, skipped; the logs of
   const logs = join(folder, 'logs')
   const { code, lines } = sanitize('racecheck', '--seconds', '1', '--jobs', '2', '--logs', logs)
   expect(lines.slice(-2)).toEqual([
-    'racecheck: 1 clean, 1 with findings, 1 failed by themselves, 1 not ended within 1 s, 1 skipped, 0 not started',
-    '1 passed, 2 failed, 2 skipped',
+    'racecheck: 2 clean, 1 with findings, 1 failed by themselves, 1 not ended within 1 s, 1 skipped, 0 not started',
+    '2 passed, 2 failed, 2 skipped',
   ])
   expect(code).toBe(1)
   expect(readdirSync(logs).sort()).toEqual([
@@ -65,6 +67,19 @@ test('a filter; nothing found is success', () => {
   const { code, lines } = sanitize('--filter', 'good', '--filter', 'absent')
   expect(lines.at(-1)).toBe('1 passed, 0 failed, 1 skipped')
   expect(code).toBe(0)
+})
+
+test('tests of many cases in parts, each by itself; the others whole', () => {
+  const { code, lines } = sanitize('--filter', 'long', '--filter', 'good', '--parts', '3', '--jobs', '1')
+  const ended = lines.filter((line) => line.includes(' one')).map((line) => line.replace(/ \(.*/, ''))
+  expect(ended).toEqual([
+    'clean     good one',
+    'clean     long one [1/3]',
+    'failed    long one [2/3]',
+    'clean     long one [3/3]',
+  ])
+  expect(lines.at(-1)).toBe('3 passed, 1 failed, 0 skipped')
+  expect(code).toBe(1)
 })
 
 test('no test is started past the total limit, and that is said', () => {
@@ -98,6 +113,7 @@ test('an interrupt ends the tests that run and prints no verdict', async () => {
 
 test('what cannot be is refused by name', () => {
   expect(sanitize('leakcheck')).toMatchObject({ code: 2, stderr: expect.stringContaining("got 'leakcheck'") })
+  expect(sanitize('--parts', 'few')).toMatchObject({ code: 2, stderr: expect.stringContaining('--parts: expected') })
   expect(sanitize('--seconds', '0')).toMatchObject({ code: 2, stderr: expect.stringContaining('--seconds: expected') })
   expect(sanitize('--filter', 'nothing')).toMatchObject({ code: 2, stderr: expect.stringContaining("'nothing'") })
 })

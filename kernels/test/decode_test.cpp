@@ -110,10 +110,11 @@ void check_equal(const Result& got, const Result& want, const std::string& where
 
 }  // namespace
 
-TEST("decode: random layers give the bits of the chain, eager and recorded, for every number of tokens") {
+TEST_IN_PARTS("decode: random layers give the bits of the chain, eager and recorded, for every number of tokens") {
   require_hopper();
   Random random(1200);
   for (int l = 0; l < 150; ++l) {
+    if (!part.mine()) continue;
     const DecodeLayer made = random_decode(random);
     Bench bench(DeviceId{0});
     const auto layer =
@@ -143,7 +144,7 @@ TEST("decode: random layers give the bits of the chain, eager and recorded, for 
   }
 }
 
-TEST("decode: real widths, in slices and on the whole chip, steps one behind the other") {
+TEST_IN_PARTS("decode: real widths, in slices and on the whole chip, steps one behind the other") {
   require_hopper();
   struct Shape {
     int experts, top_k;
@@ -153,6 +154,7 @@ TEST("decode: real widths, in slices and on the whole chip, steps one behind the
   for (const Shape& s : {Shape{128, 8, 2048, 768, 1}, Shape{128, 8, 2048, 768, 2}, Shape{64, 6, 2048, 1408, 1},
                          Shape{32, 4, 2880, 2880, 1}, Shape{8, 2, 512, 1024, 1}, Shape{16, 2, 1024, 2048, 1},
                          Shape{8, 2, 512, 14336, 1}, Shape{8, 2, 4096, 512, 1}, Shape{16, 2, 1032, 4096, 2}}) {
+    if (!part.mine()) continue;
     LayerDesc d;
     d.router = {.experts = s.experts, .top_k = s.top_k, .normalize = Normalize::kSumPlusEpsilon};
     d.experts = {.dtype = DType::kBF16, .experts = s.experts, .input = s.hidden, .hidden = s.inter, .output = s.hidden};

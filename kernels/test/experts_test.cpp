@@ -143,22 +143,24 @@ TEST("grouped_linear: several blocks of rows, columns and depth") {
 }
 
 // On Hopper up to 160 rows per expert go to blocks on their own and more to pairs of blocks.
-TEST("grouped_linear: hundreds of rows per expert, every epilogue") {
+TEST_IN_PARTS("grouped_linear: hundreds of rows per expert, every epilogue") {
   Random random(16);
   for (const DType t : {DType::kBF16, DType::kF16})
     for (const Epilogue e : kEpilogues)
       for (const int64_t tokens : {317, 401})
-        Problem(random, t, e, {2, tokens, 1, 72, 264, Spread::kUniform}, true, true, true, true).check();
+        if (part.mine())
+          Problem(random, t, e, {2, tokens, 1, 72, 264, Spread::kUniform}, true, true, true, true).check();
 }
 
-TEST("grouped_linear: hundreds of rows per expert, gather, scatter, bias and row scale in every combination") {
+TEST_IN_PARTS("grouped_linear: hundreds of rows per expert, gather, scatter, bias and row scale in every combination") {
   Random random(17);
   for (const DType t : {DType::kBF16, DType::kF16})
     for (const int64_t tokens : {151, 211})
       for (int mask = 0; mask < 16; ++mask)
-        Problem(random, t, tokens == 151 ? Epilogue::kSwiglu : Epilogue::kIdentity,
-                {3, tokens, 3, 136, 328, Spread::kUniform}, mask & 1, mask & 2, mask & 4, mask & 8)
-            .check();
+        if (part.mine())
+          Problem(random, t, tokens == 151 ? Epilogue::kSwiglu : Epilogue::kIdentity,
+                  {3, tokens, 3, 136, 328, Spread::kUniform}, mask & 1, mask & 2, mask & 4, mask & 8)
+              .check();
 }
 
 TEST("grouped_linear: hundreds of rows per expert, tails in rows, n and k, experts with none") {

@@ -16,16 +16,47 @@
 
 namespace nexus::test {
 
+/// Which of the cases of a test in parts are run: all, or every n-th from the i-th on (NEXUS_TEST_PART=i/n, from 1), so
+/// that its parts can run beside one another where a tool makes it slow.
+class Part {
+ public:
+  constexpr Part() = default;
+  /// @throws std::invalid_argument unless `text` is i/n with 1 <= i <= n; empty is all
+  static Part parse(const std::string& text) {
+    if (text.empty()) return {};
+    Part part;
+    int end = 0;
+    if (std::sscanf(text.c_str(), "%d/%d%n", &part.index_, &part.of_, &end) != 2 || text[static_cast<size_t>(end)] ||
+        part.index_ < 1 || part.index_ > part.of_)
+      throw std::invalid_argument("NEXUS_TEST_PART: got '" + text + "', expected i/n with 1 <= i <= n");
+    return part;
+  }
+  static Part from_environment() {
+    const char* text = std::getenv("NEXUS_TEST_PART");
+    return parse(text ? text : "");
+  }
+  bool first() const { return index_ == 1; }
+  /// Asked once for each case, in the same order in every part: whether it is this part's.
+  bool mine() { return asked_++ % of_ == index_ - 1; }
+
+ private:
+  int index_ = 1, of_ = 1, asked_ = 0;
+};
+
 struct Case {
   std::string name;
-  std::function<void()> body;
+  std::function<void(Part)> body;
+  bool in_parts;  // else all of it is the first part
 };
 inline std::vector<Case>& cases() {
   static std::vector<Case> all;
   return all;
 }
 struct Registrar {
-  Registrar(std::string name, std::function<void()> body) { cases().push_back({std::move(name), std::move(body)}); }
+  Registrar(std::string name, void (*body)()) {
+    cases().push_back({std::move(name), [body](Part) { body(); }, false});
+  }
+  Registrar(std::string name, void (*body)(Part)) { cases().push_back({std::move(name), body, true}); }
 };
 
 struct Failure : std::runtime_error {
@@ -131,6 +162,11 @@ inline std::string expect_error(ErrorCode code, const std::function<void()>& f) 
   static void NEXUS_CONCAT(test_body_, __LINE__)();                                                                  \
   static const ::nexus::test::Registrar NEXUS_CONCAT(test_reg_, __LINE__)(name, NEXUS_CONCAT(test_body_, __LINE__)); \
   static void NEXUS_CONCAT(test_body_, __LINE__)()
+/// A test of many cases, each behind `if (part.mine())`.
+#define TEST_IN_PARTS(name)                                                                                          \
+  static void NEXUS_CONCAT(test_body_, __LINE__)(::nexus::test::Part part);                                          \
+  static const ::nexus::test::Registrar NEXUS_CONCAT(test_reg_, __LINE__)(name, NEXUS_CONCAT(test_body_, __LINE__)); \
+  static void NEXUS_CONCAT(test_body_, __LINE__)(::nexus::test::Part part)
 #define NEXUS_FAIL(message) \
   throw ::nexus::test::Failure(std::string(__FILE__) + ":" + std::to_string(__LINE__) + ": " + (message))
 #define CHECK(condition)                      \

@@ -1,5 +1,5 @@
 // main() of every C++ test program: `PROGRAM [FILTER]` runs the tests whose name contains FILTER, `PROGRAM --list`
-// prints the names.
+// prints the names, `PROGRAM --list-in-parts` those of tests that NEXUS_TEST_PART divides.
 #include <chrono>
 #include <random>
 
@@ -16,9 +16,17 @@ uint64_t nexus::test::Random::seed() {
 int main(int argc, char** argv) {
   using namespace nexus::test;
   const std::string filter = argc > 1 ? argv[1] : "";
-  if (filter == "--list") {
-    for (const auto& c : cases()) std::printf("%s\n", c.name.c_str());
+  if (filter == "--list" || filter == "--list-in-parts") {
+    for (const auto& c : cases())
+      if (filter == "--list" || c.in_parts) std::printf("%s\n", c.name.c_str());
     return 0;
+  }
+  Part part;
+  try {
+    part = Part::from_environment();
+  } catch (const std::invalid_argument& e) {
+    std::fprintf(stderr, "%s\n", e.what());
+    return 2;
   }
   std::printf("seed %llu (NEXUS_TEST_SEED repeats it)\n", static_cast<unsigned long long>(Random::seed()));
   int passed = 0, failed = 0, skipped = 0;
@@ -27,7 +35,8 @@ int main(int argc, char** argv) {
     const auto start = std::chrono::steady_clock::now();
     std::string verdict = "ok  ", detail;
     try {
-      c.body();
+      if (!c.in_parts && !part.first()) throw Skipped("all of it is in the first part");
+      c.body(part);
       ++passed;
     } catch (const Skipped& e) {
       ++skipped;

@@ -88,13 +88,14 @@ void check_all(Random& random, const Odd& odd) {
 
 }  // namespace
 
-TEST("wgmma shapes: rows around every tile's end") {
+TEST_IN_PARTS("wgmma shapes: rows around every tile's end") {
   Random random(81);
   for (const int32_t rows :
        {1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 128, 159, 160, 161, 319, 320, 321, 641, 1281})
     for (const bool gather : {false, true})
       // k of no whole panel, and of three, the last of which has a stage of its own.
       for (const int64_t k : {72, 192}) {
+        if (!part.mine()) continue;
         const bool gated = (rows + k / 8) % 2 == 0;
         check_all(
             random,
@@ -102,34 +103,38 @@ TEST("wgmma shapes: rows around every tile's end") {
       }
 }
 
-TEST("wgmma shapes: tails in n and k, whole-word stores or not") {
+TEST_IN_PARTS("wgmma shapes: tails in n and k, whole-word stores or not") {
   Random random(82);
   for (const int64_t n : {64, 66, 72, 80, 128, 134, 136, 144, 250, 256, 264, 272, 400, 510, 528})
     for (const int64_t k : {8, 64, 72, 128, 264, 832, 1032}) {
+      if (!part.mine()) continue;
       if (n % 16 == 0) check_all(random, {k, n, {40, 200, 1}, Epilogue::kSwiglu, true, true, true});
       check_all(random, {k, n, {40, 200, 1}, Epilogue::kIdentity, false, true});
     }
 }
 
-TEST("wgmma shapes: every epilogue, bias and row scale") {
+TEST_IN_PARTS("wgmma shapes: every epilogue, bias and row scale") {
   Random random(83);
   for (const Epilogue e : {Epilogue::kIdentity, Epilogue::kRelu, Epilogue::kGelu, Epilogue::kSwiglu, Epilogue::kGeglu,
                            Epilogue::kReglu, Epilogue::kClampedSwiglu})
     for (int mask = 0; mask < 16; ++mask)
       for (const int64_t k : {136, 192})
-        check_all(random,
-                  {k, 272, {170, 20, 0, 77}, e, (mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0, (mask & 8) != 0});
+        if (part.mine())
+          check_all(random,
+                    {k, 272, {170, 20, 0, 77}, e, (mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0, (mask & 8) != 0});
 }
 
-TEST("wgmma shapes: blocks that walk many tiles, hot experts among cold ones, none, and no rows at all but one") {
+TEST_IN_PARTS(
+    "wgmma shapes: blocks that walk many tiles, hot experts among cold ones, none, and no rows at all but one") {
   Random random(84);
   std::vector<int32_t> skewed(70), sparse(130, 0);
   for (size_t e = 0; e < skewed.size(); ++e) skewed[e] = e % 9 == 4 ? 700 : static_cast<int32_t>(random.integer(0, 12));
   sparse[77] = 1;
   for (const bool gather : {false, true}) {
     for (const int64_t k : {200, 256})
-      check_all(random, {k, 1040, skewed, gather ? Epilogue::kSwiglu : Epilogue::kIdentity, gather, true});
-    check_all(random, {64, 272, sparse, Epilogue::kSwiglu, gather, true});
+      if (part.mine())
+        check_all(random, {k, 1040, skewed, gather ? Epilogue::kSwiglu : Epilogue::kIdentity, gather, true});
+    if (part.mine()) check_all(random, {64, 272, sparse, Epilogue::kSwiglu, gather, true});
   }
 }
 

@@ -243,18 +243,20 @@ void check_lanes(Random& random, const Problem& p, int lanes) {
 
 }  // namespace
 
-TEST("lanes.union: a launch per lane, and one launch divided among them, give the undivided launch's bytes") {
+TEST_IN_PARTS("lanes.union: a launch per lane, and one launch divided among them, give the undivided launch's bytes") {
   Random random(40);
   for (const DType t : kFloatTypes)
     for (const Shape& s : kShapes)
-      check_lanes(random, Problem(random, t, s, static_cast<int>(random.integer(0, 15))),
-                  static_cast<int>(random.integer(1, 8)));
+      if (part.mine())
+        check_lanes(random, Problem(random, t, s, static_cast<int>(random.integer(0, 15))),
+                    static_cast<int>(random.integer(1, 8)));
 }
 
-TEST("lanes.flags: gather, scatter, bias and row scale in every combination, divided among three lanes") {
+TEST_IN_PARTS("lanes.flags: gather, scatter, bias and row scale in every combination, divided among three lanes") {
   Random random(41);
   for (const DType t : kFloatTypes)
-    for (int flags = 0; flags < 16; ++flags) check_lanes(random, Problem(random, t, kShapes[flags % 5], flags), 3);
+    for (int flags = 0; flags < 16; ++flags)
+      if (part.mine()) check_lanes(random, Problem(random, t, kShapes[flags % 5], flags), 3);
 }
 
 TEST("lanes.most: 64 lanes, one expert each, and lanes that have none") {
@@ -308,7 +310,8 @@ TEST("lanes.share: a cooperative lane keeps to its share of the units") {
   });
 }
 
-TEST("lanes.share_sm: on a stream that shares its SMs, whole, lane by lane and cooperative: a plain stream's bytes") {
+TEST_IN_PARTS(
+    "lanes.share_sm: on a stream that shares its SMs, whole, lane by lane and cooperative: a plain stream's bytes") {
   Random random(50);
   // Beside the other shapes: enough steps of k that every stage of a pipeline is filled again and again.
   std::vector<Shape> shapes(std::begin(kShapes), std::end(kShapes));
@@ -316,11 +319,13 @@ TEST("lanes.share_sm: on a stream that shares its SMs, whole, lane by lane and c
   shapes.push_back({"a full tile and one row more", 2, 97, 2, 264, 264});
   shapes.push_back({"hundreds of rows, long k", 2, 400, 1, 776, 328});
   shapes.push_back({"over 768 rows", 2, 1600, 1, 264, 136});
-  int flags = 0;
+  int flags = -1;
   for (const DType t : kFloatTypes)
     for (const Shape& s : shapes)
       for (const Epilogue epilogue : {Epilogue::kIdentity, Epilogue::kSwiglu, Epilogue::kClampedSwiglu}) {
-        Problem p(random, t, s, flags++ & 15);
+        ++flags;
+        if (!part.mine()) continue;
+        Problem p(random, t, s, flags & 15);
         p.desc.epilogue = epilogue;
         p.width = is_gated(epilogue) ? s.n / 2 : s.n;
         const Buckets b = p.buckets(s.tokens);
@@ -425,11 +430,15 @@ void check_step(Random& random, const Problem& p) {
 
 }  // namespace
 
-TEST("lanes.step: a step of fewer tokens than its bound gives the plain call's bytes and touches nothing beyond") {
+TEST_IN_PARTS(
+    "lanes.step: a step of fewer tokens than its bound gives the plain call's bytes and touches nothing beyond") {
   Random random(45);
-  int flags = 0;
+  int flags = -1;
   for (const DType t : kFloatTypes)
-    for (const Shape& s : kShapes) check_step(random, Problem(random, t, s, flags++ & 15));
+    for (const Shape& s : kShapes) {
+      ++flags;
+      if (part.mine()) check_step(random, Problem(random, t, s, flags & 15));
+    }
 }
 
 TEST("lanes.step: a dense product reads its number of rows from the block") {

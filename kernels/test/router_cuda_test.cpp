@@ -144,7 +144,8 @@ std::vector<float> some_logits(Random& random, int64_t tokens, int experts) {
 
 }  // namespace
 
-TEST("route on CUDA: a block, a cluster and a grid give the same bits, for any descriptor and number of tokens") {
+TEST_IN_PARTS(
+    "route on CUDA: a block, a cluster and a grid give the same bits, for any descriptor and number of tokens") {
   require_cuda();
   Random random(60);
   for (const int experts : {1, 3, 8, 60, 64, 128, 160, 256, 257, 512, 1024})
@@ -156,7 +157,7 @@ TEST("route on CUDA: a block, a cluster and a grid give the same bits, for any d
         if (top_k > d.keep_groups * experts / d.groups) continue;
         for (const int64_t tokens : {0, 1, 2, 7, 33, 64, 128, 129, 500, 513, 1000, 4097}) {
           if ((tokens > 600 && top_k != 8) || (tokens > 1000 && experts > 257)) continue;
-          if (random.integer(0, 3) != 0) continue;  // other ones in every run
+          if (!part.mine() || random.integer(0, 3) != 0) continue;  // other ones in every run
           const std::vector<float> logits = some_logits(random, tokens, experts);
           const std::vector<float> values = random.normals(static_cast<size_t>(experts), 0.1f);
           const std::vector<float>* bias = kind.bias ? &values : nullptr;
@@ -182,13 +183,14 @@ TEST("route on CUDA: a block, a cluster and a grid give the same bits, for any d
       }
 }
 
-TEST("route on CUDA: chunks of several passes, and a stream that shares its SMs") {
+TEST_IN_PARTS("route on CUDA: chunks of several passes, and a stream that shares its SMs") {
   require_cuda();
   Random random(61);
   const std::tuple<int, int, int64_t, int64_t> sizes[] = {
       {8, 2, 16385, 16385},   {128, 8, 16384, 16384},  {64, 8, 20001, 32640}, {256, 30, 32000, 32640},
       {128, 8, 40000, 50000}, {60, 4, 131072, 131072}, {300, 2, 70000, 70001}};
   for (const auto& [experts, top_k, tokens, bound] : sizes) {
+    if (!part.mine()) continue;
     const RouterDesc d{.experts = experts, .top_k = top_k, .normalize = Normalize::kSumPlusEpsilon};
     const std::vector<float> logits = random.normals(static_cast<size_t>(tokens * experts));
     Bench bench(DeviceId{0});
