@@ -62,19 +62,37 @@ describe('a step tile by tile', () => {
     expect(us({ ...bare, linears: [linear, linear] }, [64])).toBeCloseTo(2 * fullTile, 9)
     expect(us(bare, [64, 0, 64], { sms: [8], sliceOf: [0, 0, 0] })).toBeCloseTo(2 * fullTile, 9)
   })
-  test('the memory: no faster than its SMs read, nor than it gives', () => {
-    const bytes = 2 * (8000 + 8 * 810)
+  /** Bytes of one of the 8 tiles of an expert with one row tile: from memory, and half of what other SMs have read. */
+  const tileBytes = (rows: number) => {
+    const loaded = 2 * (100 * 10 + rows * (10 + 100))
+    const fromMemory = (2 * (8000 + rows * 810)) / 8
+    return { fromMemory, all: fromMemory + (loaded - fromMemory) / 2 }
+  }
+  test('the memory: no faster than its SMs read, nor than it gives, and slower where both are near', () => {
+    const { fromMemory, all } = tileBytes(8)
     const reading = { ...bare, rate: [{ sms: 8, perSecond: 1e30 }], smBytesPerSecond: 1e6 }
-    expect(us(reading, [8])).toBeCloseTo(bytes / 8, 6)
-    expect(us({ ...reading, memoryBytesPerSecond: 4e6 }, [8])).toBeCloseTo(bytes / 4, 6)
-    // Tiles that share their weights read them once for up to 8.
-    const rows = (n: number) => us({ ...reading, memoryBytesPerSecond: 1e6 }, [n])
+    expect(us(reading, [8])).toBeCloseTo(all, 6)
+    // Of a memory that has just what they ask for together, they read ∛2 times as long.
+    const asked = (8e6 * fromMemory) / all
+    expect(us({ ...reading, memoryBytesPerSecond: asked }, [8])).toBeCloseTo(all * Math.cbrt(2), 6)
+    expect(us({ ...reading, memoryBytesPerSecond: asked / 1e4 }, [8])).toBeCloseTo(all * 1e4, 3)
+    // Tiles that share their weights read them from memory once for up to 8.
+    const rows = (n: number) => us({ ...reading, memoryBytesPerSecond: 1e3 }, [n]) / 1e3
     expect(rows(512) - rows(64)).toBeCloseTo(2 * 448 * 810, 3)
     expect(rows(576) - rows(512)).toBeCloseTo(2 * (8000 + 64 * 810), 3)
   })
+  test('weights that tiles share are in L2 for all but one of them, which is half the way', () => {
+    // Weights alone: 8 row tiles read what one reads, and the other 7 of each from L2.
+    const linears = [{ columns: 800, written: 0, depth: 1e6 }]
+    const reading = { ...bare, linears, rate: [{ sms: 64, perSecond: 1e30 }], smBytesPerSecond: 1e6 }
+    const [few, many] = [8, 512].map((n) => us(reading, [n], { sms: [64], sliceOf: [0] }))
+    const [rows, weights] = [64 * 1e6, 100 * 1e6]
+    expect(many).toBeCloseTo(2 * (weights / 8 + rows / 8 + (weights + rows - weights / 8 - rows / 8) / 2), -1)
+    expect(few).toBeCloseTo(2 * (weights + 1e6 + (8e6 - 1e6) / 2), -1)
+  })
   test('what is hidden, what is not, and what tiles and steps cost besides', () => {
     const model = { ...bare, smBytesPerSecond: 1e9 / 8 }
-    const memory = (2 * (8000 + 64 * 810)) / 8 / 125
+    const memory = tileBytes(64).all / 125
     expect(memory).toBeGreaterThan(fullTile / 2)
     const longer = Math.max(memory, fullTile)
     const shorter = Math.min(memory, fullTile)

@@ -5,7 +5,8 @@
  * ends the step.
  *
  *     tile        join(bytes / its part of the bandwidth, flop / rate of an SM) + tileUs
- *     part        smBytesPerSecond, or less where the tiles of one turn together ask for more than the memory has
+ *     bytes       those from memory + half of those from L2, which other tiles of the turn have read from memory
+ *     part        smBytesPerSecond / ∛(1 + q³), with q times what the memory has asked for by the tiles of one turn together
  *     slice       Σ over the linear layers of max_SM Σ its tiles
  *     step        stepUs + perSliceUs · (slices - 1) + max(max_s slice_s, all bytes / memoryBytesPerSecond)
  *
@@ -62,7 +63,12 @@ export interface TileList {
   readonly units: number
   /** By expert: how many tiles, and what each has to do. */
   readonly tiles: Int32Array
+  /**
+   * What the SMs of a tile load, as bytes from memory; and which of them are. Tiles that read the same weights at the same time, and all that read the
+   * same rows, share what comes from memory: the rest is read from L2, where a byte is sooner there.
+   */
   readonly bytes: Float64Array
+  readonly fromMemory: Float64Array
   readonly flops: Float64Array
 }
 
@@ -74,6 +80,8 @@ export interface StepTiles {
   readonly bytes: number
 }
 
+/** A byte that another SM has just read takes so much of the time of one from memory: L2 is about twice as near. */
+const CACHED = 0.5
 /** Row tiles that run at the same time and so read their weights once. */
 const GROUP = 8
 
@@ -93,6 +101,7 @@ export function tilesOf(
       const across = Math.ceil(columns / cut.columns)
       const tiles: number[] = []
       const bytes: number[] = []
+      const fromMemory: number[] = []
       const flops: number[] = []
       for (let e = 0; e < sliceOf.length; e++) {
         const rows = counts[e] ?? 0
@@ -102,7 +111,10 @@ export function tilesOf(
         const weights = columns * depth * Math.ceil(down / GROUP)
         const moved = bytesPerValue * (weights + rows * (depth + written))
         tiles.push(down * across)
-        bytes.push(moved / (down * across))
+        const fresh = moved / (down * across)
+        const loaded = bytesPerValue * ((columns / across) * depth + (rows / down) * (depth + written / across))
+        bytes.push(fresh + CACHED * (loaded - fresh))
+        fromMemory.push(fresh)
         flops.push((2 * padded * columns * depth) / across)
         bytesOfAll += moved
       }
@@ -110,6 +122,7 @@ export function tilesOf(
         units: Math.max(1, Math.floor(n / tile.sms)),
         tiles: Int32Array.from(tiles),
         bytes: Float64Array.from(bytes),
+        fromMemory: Float64Array.from(fromMemory),
         flops: Float64Array.from(flops),
       }
     }),
@@ -120,9 +133,15 @@ export function tilesOf(
 /** What of the parameters says how fast a device is. */
 export type TileSpeed = Omit<TileModel, 'linears' | 'bytesPerValue'>
 
+/**
+ * How much longer reads take that together ask for so many times what the memory has: 1 for few, as many times for many, and between them no edge, as
+ * nobody waits in line for a memory that is asked for little.
+ */
+const slowed = (asked: number): number => Math.cbrt(1 + asked * asked * asked)
+
 /** Microseconds of a linear layer in a slice: the unit whose tiles add up to the most. */
 function linearUs(list: TileList, model: TileSpeed, perByte: number, perFlop: number): number {
-  const { units, tiles, bytes, flops } = list
+  const { units, tiles, bytes, fromMemory, flops } = list
   const own = model.smBytesPerSecond * model.tile.sms
   const busy = new Float64Array(units)
   // A turn is a tile for each unit: from `expert`, of which `done` tiles are done, to `last`, of which `through` will be.
@@ -132,12 +151,13 @@ function linearUs(list: TileList, model: TileSpeed, perByte: number, perFlop: nu
     while (free > 0 && last < tiles.length) {
       const taken = Math.min(free, (tiles[last] ?? 0) - through)
       const memory = (bytes[last] ?? 0) * perByte
-      asked += taken * own * Math.min(1, memory / Math.max(memory, (flops[last] ?? 0) * perFlop))
+      const reads = own * ((fromMemory[last] ?? 0) / (bytes[last] ?? 1))
+      asked += taken * reads * Math.min(1, memory / Math.max(memory, (flops[last] ?? 0) * perFlop))
       free -= taken
       through += taken
       if (through === tiles[last]) [last, through] = [last + 1, 0]
     }
-    const slower = perByte * Math.max(1, asked / model.memoryBytesPerSecond)
+    const slower = perByte * slowed(asked / model.memoryBytesPerSecond)
     for (let unit = 0; unit < units && expert < tiles.length; ) {
       const taken = Math.min(units - unit, (tiles[expert] ?? 0) - done)
       const us = join((bytes[expert] ?? 0) * slower, (flops[expert] ?? 0) * perFlop, model.exposed) + model.tileUs
