@@ -52,6 +52,10 @@ test('control: what is over its bound is named', () => {
   expect(text).toContain('Over its bound: a switch; watching seed-small with 64 tokens.')
   expect(text).toContain('| a switch | 25.00 | 30.00 | under 20 | **no** |')
   expect(text).toContain('5.0 times less')
+  expect(text).toMatch(/seed-small \| 64 \| 4\.00 \| 0\.75 \| 19\.50 \| 0\.25 \|/)
+  const [watched] = controlResult.watched
+  const { parts: _, ...older } = watched ?? expect.fail('no row')
+  expect(section('c.json', { ...controlResult, watched: [older] })).not.toContain('Whose time')
 })
 
 test('calibration: beyond the aim is said', () => {

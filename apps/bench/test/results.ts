@@ -125,6 +125,7 @@ export const controlResult: ControlResult = {
       addedUs: 1,
       ratio: { ratio: 1.05, low: 1.04, high: 1.06, pairs: 400 },
       allowedUs: 0.5,
+      parts: { hostBareUs: 4, hostWatchedUs: 4.75, deviceBareUs: 19.5, deviceWatchedUs: 19.75 },
     },
   ],
 }

@@ -76,7 +76,8 @@ export class Classifier {
       cumulative += share
       const level = share * experts
       const was = temperatures[expert]
-      const [wasHot, wasCold] = [was === 'hot', was === 'cold']
+      const wasHot = was === 'hot'
+      const wasCold = was === 'cold'
       const hot = position <= hotShare + (wasHot ? hysteresis : 0) && level >= contrast * (wasHot ? 1 - hysteresis : 1)
       const cold =
         position >= 1 - (coldShare + (wasCold ? hysteresis : 0)) && level <= (wasCold ? 1 + hysteresis : 1) / contrast

@@ -8,7 +8,7 @@
  */
 import type { CostModel, Placement, StepPrediction } from './cost.js'
 import type { Constraints } from './policy.js'
-import { Workload } from './predict.js'
+import { predictStep, Workload } from './predict.js'
 import { Ranking } from './ranking.js'
 
 /** A placement and the step time that the cost model gives it under the load it was made for. */
@@ -47,15 +47,28 @@ export class Arranger {
   readonly #even = new Workload()
   readonly #ranking = new Ranking()
   #constraints: Constraints | null = null
+  #load: ArrayLike<number> | null = null
   /** What was cut for this load so far: sizes often come out the same twice. */
   #made: Cut[] = []
+  /** Slice by expert: of the cut that was laid out last, and of the placement that was predicted last. */
+  #sliceOf = new Int32Array(0)
+  #stays = new Int32Array(0)
+  #laid: Cut | null = null
+  #stay: { readonly sms: readonly number[]; readonly predicted: StepPrediction } | null = null
 
   /** Takes a load; the arrangements of the one before can no longer be asked for. */
   take(load: ArrayLike<number>, constraints: Constraints, cost: CostModel | null): void {
     this.#constraints = constraints
+    this.#load = load
     this.#made = []
     this.#work.fill(load, load.length, cost)
-    if (anyPositive(this.#work)) this.#ranking.rank(this.#work)
+    this.#laid = null
+    this.#stay = null
+    if (this.#sliceOf.length < load.length) {
+      this.#sliceOf = new Int32Array(load.length)
+      this.#stays = new Int32Array(load.length)
+    }
+    if (this.#work.largest > nothing) this.#ranking.rank(this.#work)
     else {
       this.#even.fill(new Float64Array(load.length).fill(1), load.length, cost)
       this.#ranking.rank(this.#even)
@@ -110,19 +123,39 @@ export class Arranger {
   }
 
   /** A cut of this load as a placement. */
-  placement({ sms, cuts }: Cut): Placement {
-    this.#lay(cuts)
-    const { sliceOf, experts } = this.#work
-    const own = new Array<number>(experts).fill(0)
+  placement(cut: Cut): Placement {
+    if (cut !== this.#laid) {
+      this.#lay(cut.cuts)
+      this.#laid = cut
+    }
+    const sliceOf = this.#sliceOf
+    const { experts } = this.#work
+    const own = new Array<number>(experts)
     for (let e = 0; e < experts; e++) own[e] = sliceOf[e] ?? 0
-    return { sms: sms.slice(), sliceOf: own }
+    return { sms: cut.sms.slice(), sliceOf: own }
   }
 
   /** The step when this load is laid out so; as many experts as it has. */
   predict({ sms, sliceOf }: Placement): StepPrediction {
+    const stays = this.#stays
     const work = this.#work
-    for (let e = 0; e < work.experts; e++) work.sliceOf[e] = sliceOf[e] ?? 0
-    return work.predict(sms)
+    const { experts } = work
+    for (let e = 0; e < experts; e++) stays[e] = sliceOf[e] ?? 0
+    const predicted = work.predict(sms, stays)
+    this.#stay = { sms: sms.slice(), predicted }
+    return predicted
+  }
+
+  /**
+   * What was predicted of a placement, if it is one of the last two that were asked about. The load is the very one that was taken; placements may
+   * have been copied or changed since, and are looked at expert by expert.
+   */
+  predicted(cost: CostModel | null, load: ArrayLike<number>, { sms, sliceOf }: Placement): StepPrediction | null {
+    if (load !== this.#load || cost !== this.#work.cost || sliceOf.length !== load.length) return null
+    const laid = this.#laid
+    const stay = this.#stay
+    if (laid && same(laid.sms, sms) && begins(this.#sliceOf, sliceOf)) return laid.predicted
+    return stay && same(stay.sms, sms) && begins(this.#stays, sliceOf) ? stay.predicted : null
   }
 
   #madeFor(sms: readonly number[]): Cut | null {
@@ -138,13 +171,18 @@ export class Arranger {
 
   #predicted(sms: readonly number[], cuts: readonly number[]): Cut {
     this.#lay(cuts)
-    return { sms, cuts, predicted: this.#work.predict(sms) }
+    const cut = { sms, cuts, predicted: this.#work.predict(sms, this.#sliceOf) }
+    this.#laid = cut
+    return cut
   }
 
   #lay(cuts: readonly number[]): void {
     const { order } = this.#ranking
-    const { sliceOf } = this.#work
-    for (let s = 0; s + 1 < cuts.length; s++) {
+    const sliceOf = this.#sliceOf
+    const last = cuts.length - 2
+    // Most experts are in the last slice, the coldest: all are put there, and then the others elsewhere.
+    sliceOf.fill(last, 0, this.#work.experts)
+    for (let s = 0; s < last; s++) {
       const to = cuts[s + 1] ?? 0
       for (let i = cuts[s] ?? 0; i < to; i++) sliceOf[order[i] ?? 0] = s
     }
@@ -160,9 +198,10 @@ function same(a: readonly number[], b: readonly number[]): boolean {
 /** Less than any count or mean of counts that there can be: with it, times and their reciprocals leave the range of numbers. */
 const nothing = 1e-100
 
-function anyPositive({ load, experts }: Workload): boolean {
-  for (let e = 0; e < experts; e++) if ((load[e] ?? 0) > nothing) return true
-  return false
+/** Whether an array begins with these numbers. */
+function begins(own: Int32Array, values: readonly number[]): boolean {
+  for (let i = 0; i < values.length; i++) if (own[i] !== values[i]) return false
+  return true
 }
 
 const shared = new Arranger()
@@ -174,4 +213,11 @@ const shared = new Arranger()
 export function arrangerOf(load: ArrayLike<number>, constraints: Constraints, cost: CostModel | null): Arranger {
   shared.take(load, constraints, cost)
   return shared
+}
+
+/**
+ * Microseconds of a step, as `predictStep` says: without working them out once more where the decision that has just been made has. @internal
+ */
+export function predictDecided(cost: CostModel, load: readonly number[], placement: Placement): number {
+  return (shared.predicted(cost, load, placement) ?? predictStep(cost, load, placement)).stepUs
 }

@@ -28,7 +28,8 @@ function sizeViolations(sms: readonly unknown[], constraints: Constraints, exper
   const { granularity, minSms } = constraints
   let total = 0
   let odd = 0
-  for (const [s, n] of sms.entries()) {
+  for (let s = 0; s < sms.length; s++) {
+    const n = sms[s]
     if (typeof n !== 'number' || !Number.isInteger(n) || n <= 0) {
       violations.push(`sms[${s}]: expected a positive integer, got ${describe(n)}`)
       continue
@@ -82,9 +83,10 @@ function isSound(made: Decision, constraints: Constraints, experts: number): boo
 function ownCopy(made: Decision): Decision {
   if (typeof made !== 'object' || made === null) return made
   const { sms, sliceOf, reason } = made
-  const copy = (list: readonly number[]) => (Array.isArray(list) ? list.slice() : list)
-  return { sms: copy(sms), sliceOf: copy(sliceOf), reason }
+  return { sms: copied(sms), sliceOf: copied(sliceOf), reason }
 }
+
+const copied = (list: readonly number[]) => (Array.isArray(list) ? list.slice() : list)
 
 /**
  * A policy's decision, checked.

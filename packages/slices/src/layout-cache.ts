@@ -4,15 +4,21 @@
  */
 import type { DeviceDescription } from './device.js'
 import { SliceAllocationError } from './errors.js'
-import type { Enforcement, Enforcer, Layout } from './plan.js'
+import { type Enforcement, type Enforcer, type Layout, layoutOf } from './plan.js'
 
 const nobody = 'no enforcer was given: the budget is a plan, and nothing holds the device to it'
+
+/** Layouts whose keys are remembered: sizes that a policy goes back and forth between are few. */
+const mostNamed = 8
 
 export class LayoutCache {
   readonly #enforcer: Enforcer | null
   readonly #device: DeviceDescription
   readonly #most: number
   #inUse: string | null = null
+  /** The key that was used last. */
+  #latest: string | null = null
+  #named: Layout[] = []
   /** In order of use, the latest last. */
   readonly #built = new Map<string, { readonly layout: Layout; readonly enforcements: readonly Enforcement[] }>()
 
@@ -22,13 +28,24 @@ export class LayoutCache {
     this.#most = most
   }
 
+  /** The layout of these slices: a key is put together once. */
+  layoutOf(slices: Layout['slices']): Layout {
+    for (const each of this.#named) if (sameSlices(each.slices, slices)) return each
+    const layout = layoutOf(this.#device.name, slices)
+    if (this.#named.length >= mostNamed) this.#named.shift()
+    this.#named.push(layout)
+    return layout
+  }
+
   /**
    * What is done for each slice of a layout, which is built if it was not.
    * @throws SliceAllocationError when the enforcer throws, or promises more SMs than there are
    */
   prepare(layout: Layout): readonly Enforcement[] {
     const found = this.#built.get(layout.key)
+    if (found && layout.key === this.#latest && this.#built.size <= this.#most) return found.enforcements
     const entry = found ?? { layout, enforcements: this.#enforce(layout) }
+    this.#latest = layout.key
     this.#built.delete(layout.key)
     this.#built.set(layout.key, entry)
     for (const [key, old] of this.#built) {
@@ -54,6 +71,7 @@ export class LayoutCache {
 
   clear(): void {
     const layouts = this.built()
+    this.#latest = null
     this.#built.clear()
     for (const layout of layouts) this.#enforcer?.release(layout)
   }
@@ -86,4 +104,10 @@ export class LayoutCache {
     }
     return held
   }
+}
+
+function sameSlices(a: Layout['slices'], b: Layout['slices']): boolean {
+  if (a.length !== b.length) return false
+  for (let s = 0; s < a.length; s++) if (a[s]?.sms !== b[s]?.sms || a[s]?.name !== b[s]?.name) return false
+  return true
 }

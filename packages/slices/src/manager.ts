@@ -5,6 +5,7 @@
  */
 import { checkInteger, checkNumber, checkOptions, DisposedError, describe } from '@nexus/native'
 import type { ProfilerSnapshot } from '@nexus/profiler'
+import { predictDecided } from './arrange.js'
 import { budgets } from './budgets.js'
 import { checkDevice, type DeviceDescription } from './device.js'
 import { SliceAllocationError } from './errors.js'
@@ -16,7 +17,6 @@ import { optionKeys, type SliceManagerOptions, type SliceManagerStats } from './
 import { type Layout, layoutOf, type Plan, type SliceBudget, sliceNames } from './plan.js'
 import { policies } from './policies.js'
 import type { PolicySnapshot } from './policy.js'
-import { predictStep } from './predict.js'
 import {
   auxSlice,
   granted,
@@ -269,7 +269,7 @@ export class SliceManager {
     for (let s = 0; s < names.length; s++) wanted.push({ name: names[s] ?? '', sms: gated?.sms[s] ?? 0 })
     for (const [i, { name, sms }] of next.reserved.entries()) wanted.push({ name, sms: grown?.sms[i] ?? sms })
     if (grown && grown.spare > 0) wanted.push({ name: 'spare', sms: grown.spare })
-    const layout = layoutOf(this.device.name, wanted)
+    const layout = this.#layouts.layoutOf(wanted)
     const enforcements = this.#layouts.prepare(layout)
     const sliceOf = this.#sliceOf(next, pool, gated, wanted)
     const plan: Plan = {
@@ -281,7 +281,7 @@ export class SliceManager {
       keptBecause: gated?.keptBecause ?? null,
       slices: budgets(this.device, layout, names.length, next.reserved, enforcements, sliceOf),
       sliceOf,
-      predictedUs: gated && this.#options.cost ? predictStep(this.#options.cost, snapshot.load, gated).stepUs : null,
+      predictedUs: gated && this.#options.cost ? predictDecided(this.#options.cost, snapshot.load, gated) : null,
     }
     const since = gated && snapshot.current && gated.movedSms === 0 ? snapshot.current.sinceStep : step
     const current = gated && { sms: gated.sms, sliceOf: gated.sliceOf, sinceStep: since }

@@ -85,8 +85,16 @@ export interface Plan {
   readonly predictedUs: number | null
 }
 
+const names: (readonly string[])[] = []
+
 /** Names of n slices of a policy, from hot to cold. */
-export function sliceNames(count: number): string[] {
+export function sliceNames(count: number): readonly string[] {
+  const made = names[count] ?? namesOf(count)
+  names[count] = made
+  return made
+}
+
+function namesOf(count: number): readonly string[] {
   if (count === 1) return ['all']
   const middle = count === 3 ? ['warm'] : Array.from({ length: count - 2 }, (_, i) => `warm-${i + 1}`)
   return ['hot', ...middle, 'cold']

@@ -8,6 +8,8 @@ import { interpolate } from './device.js'
 
 /** What so many SMs do. */
 export interface Speed {
+  /** Bytes a second. */
+  bandwidth: number
   /** Microseconds of a byte. */
   perByte: number
   /** Microseconds of an operation. */
@@ -18,8 +20,15 @@ export interface Speed {
   since: number
 }
 
-/** Sizes that are remembered; what devices have is far fewer. */
-const mostSpeeds = 4096
+function speedOf(cost: CostModel | null, sms: number): Speed {
+  const bandwidth = cost === null ? Number.POSITIVE_INFINITY : interpolate(cost.bandwidth, sms)
+  const perByte = cost === null ? 0 : 1e6 / bandwidth
+  const perFlop = cost === null ? 1 / sms : 1e6 / interpolate(cost.rate, sms)
+  return { bandwidth, perByte, perFlop, boundary: -1, since: 0 }
+}
+
+/** Sizes that are remembered are below this; devices have far fewer SMs. */
+const mostSms = 4096
 
 /** One load after the other, as the cost model sees it. */
 export class Workload {
@@ -30,15 +39,17 @@ export class Workload {
   bytes = new Float64Array(0)
   flops = new Float64Array(0)
   overheadUs = new Float64Array(0)
-  /** Slice by expert: for whoever has a layout to be predicted. */
-  sliceOf = new Int32Array(0)
+  /** The largest load, and the least that is more than none: 0 and infinity where nobody has any. */
+  largest = 0
+  least = Number.POSITIVE_INFINITY
   /** Of all experts. */
   assignments = 0
   #bytesOfAll = 0
   /** Experts with work; of an expected count below 1, the probability. */
   #present = 0
   #fills = 0
-  readonly #speeds = new Map<number, Speed>()
+  /** By SMs, of one cost model. */
+  #speeds: (Speed | undefined)[] = []
   // By slice.
   #sliceUs = new Float64Array(0)
   #memoryUs = new Float64Array(0)
@@ -53,26 +64,36 @@ export class Workload {
   fill(load: ArrayLike<number>, experts: number, cost: CostModel | null): void {
     this.#fills++
     this.experts = experts
-    this.cost = cost
+    if (this.cost !== cost) {
+      this.cost = cost
+      this.#speeds = []
+    }
     if (this.load.length < experts) {
       this.load = new Float64Array(experts)
       this.bytes = new Float64Array(experts)
       this.flops = new Float64Array(experts)
       this.overheadUs = new Float64Array(experts)
-      this.sliceOf = new Int32Array(experts)
     }
     const own = this.load
-    if (cost === null) {
-      for (let e = 0; e < experts; e++) own[e] = load[e] ?? 0
-      return
-    }
-    const { bytes, flops, overheadUs: overhead } = this
-    const { weightBytes, assignmentBytes, assignmentFlop, overheadUs, rowTile = 1, extraRows = 0 } = cost
-    const plainRows = rowTile === 1 && extraRows === 0
-    let [bytesOfAll, assignments, presentOfAll] = [0, 0, 0]
+    let largest = 0
+    let least = Number.POSITIVE_INFINITY
     for (let e = 0; e < experts; e++) {
       const a = load[e] ?? 0
       own[e] = a
+      if (a > largest) largest = a
+      if (a < least && a > 0) least = a
+    }
+    this.largest = largest
+    this.least = least
+    if (cost === null) return
+    const { bytes, flops, overheadUs: overhead } = this
+    const { weightBytes, assignmentBytes, assignmentFlop, overheadUs, rowTile = 1, extraRows = 0 } = cost
+    const plainRows = rowTile === 1 && extraRows === 0
+    let bytesOfAll = 0
+    let assignments = 0
+    let presentOfAll = 0
+    for (let e = 0; e < experts; e++) {
+      const a = own[e] ?? 0
       if (a <= 0) {
         bytes[e] = 0
         flops[e] = 0
@@ -95,24 +116,20 @@ export class Workload {
 
   /** What `sms` SMs do; the same object for the same number as long as the load is the same. */
   speed(sms: number): Speed {
-    let speed = this.#speeds.get(sms)
+    let speed = this.#speeds[sms]
     if (speed === undefined) {
-      if (this.#speeds.size >= mostSpeeds) this.#speeds.clear()
-      speed = { perByte: 0, perFlop: 0, boundary: -1, since: 0 }
-      this.#speeds.set(sms, speed)
+      speed = speedOf(this.cost, sms)
+      if (sms < mostSms) this.#speeds[sms] = speed
     }
     if (speed.since !== this.#fills) {
-      const { cost } = this
-      speed.perByte = cost === null ? 0 : 1e6 / interpolate(cost.bandwidth, sms)
-      speed.perFlop = cost === null ? 1 / sms : 1e6 / interpolate(cost.rate, sms)
       speed.boundary = -1
       speed.since = this.#fills
     }
     return speed
   }
 
-  /** The step when experts are in the slices that `sliceOf` says. */
-  predict(sms: readonly number[]): StepPrediction {
+  /** The step when experts are in the slices that `sliceOf` says; it may be longer than there are experts. */
+  predict(sms: readonly number[], sliceOf: Int32Array): StepPrediction {
     const { cost } = this
     const slices = sms.length
     if (this.#sliceUs.length < slices) {
@@ -133,10 +150,11 @@ export class Workload {
       this.#arithmeticUs[s] = 0
       total += n
     }
-    if (cost?.contention && slices > 1) this.#contend(cost, cost.contention, sms, total)
-    if (cost === null) this.#assign(sms)
-    else if (cost.overlap === 'slice') this.#together(cost.exposed ?? 0, slices)
-    else this.#inTurn(cost.exposed ?? 0)
+    if (cost?.contention && slices > 1) this.#contend(cost.contention, sms, total)
+    if (cost === null) this.#assign(sms, sliceOf)
+    else if (cost.overlap === 'slice') this.#together(sliceOf, cost.exposed ?? 0, slices)
+    else if (cost.exposed) this.#inTurn(sliceOf, cost.exposed)
+    else this.#hidden(sliceOf)
     if (cost?.walkUs && slices > 1) {
       const walk = cost.walkUs * this.#present
       for (let s = 0; s < slices; s++) {
@@ -152,20 +170,20 @@ export class Workload {
       if (us > longest) longest = us
     }
     if (cost === null) return { stepUs: longest, sliceUs }
-    const inside = Math.max(longest, (this.#bytesOfAll * 1e6) / interpolate(cost.bandwidth, total))
+    const inside = Math.max(longest, (this.#bytesOfAll * 1e6) / this.speed(total).bandwidth)
     return { stepUs: inside + outsideUs(cost, slices, this.assignments), sliceUs }
   }
 
   /** Slices that together ask for more than the memory has read more slowly. */
-  #contend(cost: CostModel, contention: number, sms: readonly number[], total: number): void {
+  #contend(contention: number, sms: readonly number[], total: number): void {
     let asked = 0
-    for (const n of sms) asked += interpolate(cost.bandwidth, n)
-    const slower = 1 + contention * Math.max(0, asked / interpolate(cost.bandwidth, total) - 1)
+    for (const n of sms) asked += this.speed(n).bandwidth
+    const slower = 1 + contention * Math.max(0, asked / this.speed(total).bandwidth - 1)
     for (let s = 0; s < sms.length; s++) this.#perByte[s] = (this.#perByte[s] ?? 0) * slower
   }
 
-  #assign(sms: readonly number[]): void {
-    const { load, sliceOf, experts } = this
+  #assign(sms: readonly number[], sliceOf: Int32Array): void {
+    const { load, experts } = this
     const sliceUs = this.#sliceUs
     for (let e = 0; e < experts; e++) {
       const s = sliceOf[e] ?? 0
@@ -174,9 +192,11 @@ export class Workload {
   }
 
   /** Experts one after the other: their times add up. */
-  #inTurn(exposed: number): void {
-    const { bytes, flops, overheadUs, sliceOf, experts } = this
-    const [sliceUs, perByte, perFlop] = [this.#sliceUs, this.#perByte, this.#perFlop]
+  #inTurn(sliceOf: Int32Array, exposed: number): void {
+    const { bytes, flops, overheadUs, experts } = this
+    const sliceUs = this.#sliceUs
+    const perByte = this.#perByte
+    const perFlop = this.#perFlop
     for (let e = 0; e < experts; e++) {
       const s = sliceOf[e] ?? 0
       const memory = (bytes[e] ?? 0) * (perByte[s] ?? 0)
@@ -185,11 +205,28 @@ export class Workload {
     }
   }
 
+  /** The same where the shorter is hidden behind the longer: it need not be known. */
+  #hidden(sliceOf: Int32Array): void {
+    const { bytes, flops, overheadUs, experts } = this
+    const sliceUs = this.#sliceUs
+    const perByte = this.#perByte
+    const perFlop = this.#perFlop
+    for (let e = 0; e < experts; e++) {
+      const s = sliceOf[e] ?? 0
+      const memory = (bytes[e] ?? 0) * (perByte[s] ?? 0)
+      const arithmetic = (flops[e] ?? 0) * (perFlop[s] ?? 0)
+      sliceUs[s] = (sliceUs[s] ?? 0) + Math.max(memory, arithmetic) + (overheadUs[e] ?? 0)
+    }
+  }
+
   /** Experts beside each other: bytes and operations of a slice add up, and are joined once. */
-  #together(exposed: number, slices: number): void {
-    const { bytes, flops, overheadUs, sliceOf, experts } = this
-    const [sliceUs, perByte, perFlop] = [this.#sliceUs, this.#perByte, this.#perFlop]
-    const [memoryUs, arithmeticUs] = [this.#memoryUs, this.#arithmeticUs]
+  #together(sliceOf: Int32Array, exposed: number, slices: number): void {
+    const { bytes, flops, overheadUs, experts } = this
+    const sliceUs = this.#sliceUs
+    const perByte = this.#perByte
+    const perFlop = this.#perFlop
+    const memoryUs = this.#memoryUs
+    const arithmeticUs = this.#arithmeticUs
     for (let e = 0; e < experts; e++) {
       const s = sliceOf[e] ?? 0
       memoryUs[s] = (memoryUs[s] ?? 0) + (bytes[e] ?? 0) * (perByte[s] ?? 0)
@@ -204,6 +241,7 @@ export class Workload {
 
 // Calls do not nest: nothing in between is anybody else's code.
 const scratch = new Workload()
+let scratchSliceOf = new Int32Array(0)
 
 /**
  * Microseconds of a step. Without a cost model the unit is one assignment on one SM, and only ratios mean something.
@@ -212,6 +250,7 @@ const scratch = new Workload()
 export function predictStep(cost: CostModel | null, load: ArrayLike<number>, placement: Placement): StepPrediction {
   const { sms, sliceOf } = placement
   scratch.fill(load, sliceOf.length, cost)
-  for (let e = 0; e < sliceOf.length; e++) scratch.sliceOf[e] = sliceOf[e] ?? 0
-  return scratch.predict(sms)
+  if (scratchSliceOf.length < sliceOf.length) scratchSliceOf = new Int32Array(sliceOf.length)
+  for (let e = 0; e < sliceOf.length; e++) scratchSliceOf[e] = sliceOf[e] ?? 0
+  return scratch.predict(sms, scratchSliceOf)
 }

@@ -6,109 +6,120 @@
 
 /** Loads are told apart to 1 part in 2^30 of the largest; closer ones are equal. */
 const levels = 2 ** 30
-/** Below this many experts, insertion is cheaper than counting digits. */
+/** Below this many experts, insertion is cheaper than counting. */
 const few = 24
 const digits = 256
-/** Buckets by bits; loads that are nothing beside the largest have one more. */
-const buckets = 256
+/** Buckets by bits, as a power of 2: about two for an expert, so that most are alone. Loads that are nothing beside the largest have one more. */
+const bucketBits = 9
 /** Mean of the others in an expert's bucket from which on counting digits is cheaper than insertion. */
 const crowded = 16
+
+/** A load: of the first `experts` of an array. */
+export interface Ranked {
+  readonly load: Float64Array
+  readonly experts: number
+  /** The largest, and the least that is more than none: 0 and infinity where nobody has any. */
+  readonly largest: number
+  readonly least: number
+}
 
 /** Ranks experts; the arrays that it needs for that are kept from one call to the next. */
 export class Ranker {
   /** Experts, the one with most load first (equal loads: the lower number). As long as the most experts that were ranked. */
   order = new Int32Array(0)
   #orderNext = new Int32Array(0)
+  /** By expert: the less, the more load. */
   #keys = new Int32Array(0)
-  #keysNext = new Int32Array(0)
-  #floats = new Float32Array(0)
-  #bits = new Int32Array(0)
+  #buckets = new Int32Array(0)
   readonly #counts = new Int32Array(4 * digits)
-  readonly #starts = new Int32Array(buckets + 1)
+  readonly #starts = new Int32Array(2 ** bucketBits + 1)
 
-  /** The first `experts` of a load. */
-  rank(load: Float64Array, experts: number): void {
+  /** Ranks the experts of a load. */
+  rank({ load, experts, largest, least }: Ranked): void {
     if (this.order.length < experts) {
       this.order = new Int32Array(experts)
       this.#orderNext = new Int32Array(experts)
       this.#keys = new Int32Array(experts)
-      this.#keysNext = new Int32Array(experts)
-      this.#floats = new Float32Array(experts)
-      this.#bits = new Int32Array(this.#floats.buffer)
+      this.#buckets = new Int32Array(experts)
     }
-    let largest = 0
-    for (let e = 0; e < experts; e++) {
-      const a = load[e] ?? 0
-      if (a > largest) largest = a
-    }
-    const { order } = this
     const keys = this.#keys
+    const buckets = this.#buckets
+    const starts = this.#starts
     const scale = levels / largest
+    // Octaves from the largest load to the least that is anything beside it; each has so many buckets.
+    const octaves = Math.clz32(least * scale)
+    const fine = Math.max(0, Math.clz32(octaves) + bucketBits - 32)
+    const last = octaves << fine
+    starts.fill(0)
     let odd = 0
     for (let e = 0; e < experts; e++) {
       const part = (largest - (load[e] ?? 0)) * scale
-      if (!(part >= 0 && part <= levels)) odd++
-      keys[e] = part | 0
-      order[e] = e
-    }
-    if (odd > 0) this.#compare(load, experts, largest, scale)
-    else if (experts <= few) this.#insert(this.#keys, order, experts)
-    else if (!this.#spread(experts)) this.#radix(experts)
-  }
-
-  /** Into buckets, then insertion; `false`, and nothing has happened, where too many are in one bucket. */
-  #spread(experts: number): boolean {
-    const [keys, order, floats, bits, starts] = [this.#keys, this.order, this.#floats, this.#bits, this.#starts]
-    let least = 0x7fffffff
-    let most = 0
-    for (let e = 0; e < experts; e++) {
-      floats[e] = levels - (keys[e] ?? 0)
-      const b = bits[e] ?? 0
-      if (b > most) most = b
-      if (b > 0 && b < least) least = b
-    }
-    const scale = buckets / (most - least + 1)
-    starts.fill(0)
-    for (let e = 0; e < experts; e++) {
-      const b = bits[e] ?? 0
-      const bucket = b === 0 ? buckets : ((most - b) * scale) | 0
-      bits[e] = bucket
+      if (!(part >= 0 && part <= levels)) {
+        odd++
+        continue
+      }
+      const key = part | 0
+      keys[e] = key
+      // A float of the load without its rounding: how many zeros are before it, and the bits behind its first.
+      const zeros = Math.clz32(levels - key)
+      const above = (zeros << fine) - (((levels - key) << zeros) >>> (31 - fine))
+      const bucket = Math.min(above, last)
+      buckets[e] = bucket
       starts[bucket] = (starts[bucket] ?? 0) + 1
     }
+    if (odd > 0) this.#compare(load, experts, largest, scale)
+    else if (experts <= few) this.#inTurn(experts)
+    else if (!this.#spread(experts, last)) this.#radix(experts)
+  }
+
+  #inTurn(experts: number): void {
+    const { order } = this
+    for (let e = 0; e < experts; e++) order[e] = e
+    this.#insert(experts)
+  }
+
+  /** Into buckets, then insertion; `false` where too many are in one bucket. */
+  #spread(experts: number, last: number): boolean {
+    const { order } = this
+    const buckets = this.#buckets
+    const starts = this.#starts
     let before = 0
     let pairs = 0
-    for (let bucket = 0; bucket < buckets; bucket++) {
+    for (let bucket = 0; bucket < last; bucket++) {
       const count = starts[bucket] ?? 0
       starts[bucket] = before
       before += count
       pairs += count * count
     }
-    starts[buckets] = before
+    starts[last] = before
     if (pairs > (crowded + 1) * experts) return false
-    const [keysNext, orderNext] = [this.#keysNext, this.#orderNext]
     for (let e = 0; e < experts; e++) {
-      const bucket = bits[e] ?? 0
+      const bucket = buckets[e] ?? 0
       const at = starts[bucket] ?? 0
       starts[bucket] = at + 1
-      keysNext[at] = keys[e] ?? 0
-      orderNext[at] = e
+      order[at] = e
     }
-    this.order = orderNext
-    this.#orderNext = order
-    this.#insert(keysNext, orderNext, experts)
+    this.#insert(experts)
     return true
   }
 
-  #insert(keys: Int32Array, order: Int32Array, experts: number): void {
+  #insert(experts: number): void {
+    const keys = this.#keys
+    const { order } = this
+    let before = keys[order[0] ?? 0] ?? 0
     for (let i = 1; i < experts; i++) {
-      const key = keys[i] ?? 0
       const expert = order[i] ?? 0
-      let at = i
-      for (; at > 0 && (keys[at - 1] ?? 0) > key; at--) {
-        keys[at] = keys[at - 1] ?? 0
-        order[at] = order[at - 1] ?? 0
+      const key = keys[expert] ?? 0
+      if (key >= before) {
+        before = key
+        continue
       }
-      keys[at] = key
+      let at = i
+      for (; at > 0; at--) {
+        const other = order[at - 1] ?? 0
+        if ((keys[other] ?? 0) <= key) break
+        order[at] = other
+      }
       order[at] = expert
     }
   }
@@ -116,15 +127,17 @@ export class Ranker {
   /** Four stable passes of 8 bits: an even number, so that the result is where it began. */
   #radix(experts: number): void {
     const counts = this.#counts
-    let [keys, keysNext, order, orderNext] = [this.#keys, this.#keysNext, this.order, this.#orderNext]
+    const keys = this.#keys
+    let { order } = this
+    let next = this.#orderNext
     counts.fill(0)
-    for (let i = 0; i < experts; i++) {
-      const key = keys[i] ?? 0
-      const [a, b, c, d] = [key & 255, 256 + ((key >> 8) & 255), 512 + ((key >> 16) & 255), 768 + (key >> 24)]
-      counts[a] = (counts[a] ?? 0) + 1
-      counts[b] = (counts[b] ?? 0) + 1
-      counts[c] = (counts[c] ?? 0) + 1
-      counts[d] = (counts[d] ?? 0) + 1
+    for (let e = 0; e < experts; e++) {
+      order[e] = e
+      const key = keys[e] ?? 0
+      for (let pass = 0; pass < 4; pass++) {
+        const digit = pass * digits + ((key >> (pass * 8)) & 255)
+        counts[digit] = (counts[digit] ?? 0) + 1
+      }
     }
     for (let pass = 0; pass < 4; pass++) {
       const first = pass * digits
@@ -136,14 +149,15 @@ export class Ranker {
         before += count
       }
       for (let i = 0; i < experts; i++) {
-        const key = keys[i] ?? 0
-        const digit = first + ((key >> shift) & 255)
+        const expert = order[i] ?? 0
+        const digit = first + (((keys[expert] ?? 0) >> shift) & 255)
         const at = counts[digit] ?? 0
         counts[digit] = at + 1
-        keysNext[at] = key
-        orderNext[at] = order[i] ?? 0
+        next[at] = expert
       }
-      ;[keys, keysNext, order, orderNext] = [keysNext, keys, orderNext, order]
+      const done = order
+      order = next
+      next = done
     }
   }
 

@@ -4,10 +4,20 @@
  * Prefix sums over the ranking make a slice's time a matter of one subtraction: the hotter an expert, the more it computes for each byte, so within
  * a slice those bound by arithmetic come before those bound by memory. A slice's time never falls with one expert more, and cuts are found by it.
  */
-import { type CostModel, join } from './cost.js'
+import { join } from './cost.js'
 import type { Constraints } from './policy.js'
 import type { Speed, Workload } from './predict.js'
 import { Ranker } from './rank.js'
+
+/** Numbers of one place in the prefix sums; the last is not used. */
+const stride = 4
+
+/** Attempts that aim at the earliest time before it is searched for. */
+const mostAims = 6
+/** Of a time: just below it, and so little below that this is tried at once. */
+const below = 1 - 1e-12
+const near = 1 - 5e-4
+const idle: Speed = { bandwidth: 0, perByte: 0, perFlop: 0, boundary: 0, since: 0 }
 
 export class Ranking {
   /** Experts by descending load. As long as the most experts that were ranked. */
@@ -19,15 +29,11 @@ export class Ranking {
   #work: Workload | null = null
   #together = false
   #exposed = 0
-  // By place in the ranking.
-  #bytes = new Float64Array(0)
-  #flops = new Float64Array(0)
-  /** Prefix sums, one longer than the experts. */
-  #bytesBefore = new Float64Array(1)
-  #flopsBefore = new Float64Array(1)
-  #overheadBefore = new Float64Array(1)
+  /** Prefix sums over the ranking, one longer than the experts: bytes, operations and overheads, beside each other since they are asked for together. */
+  #before = new Float64Array(stride)
   // Of the last attempt to cut.
   #reachedUs = 0
+  #lastUs = 0
   #missedUs = 0
   #tried = new Int32Array(0)
 
@@ -38,88 +44,85 @@ export class Ranking {
     this.#experts = experts
     this.#together = cost?.overlap === 'slice'
     this.#exposed = cost?.exposed ?? 0
-    this.#ranker.rank(work.load, experts)
-    if (this.#bytes.length < experts) {
-      this.#bytes = new Float64Array(experts)
-      this.#flops = new Float64Array(experts)
-      this.#bytesBefore = new Float64Array(experts + 1)
-      this.#flopsBefore = new Float64Array(experts + 1)
-      this.#overheadBefore = new Float64Array(experts + 1)
-    }
+    this.#ranker.rank(work)
+    if (this.#before.length < stride * (experts + 1)) this.#before = new Float64Array(stride * (experts + 1))
     if (cost === null) this.#sumLoads(work)
-    else this.#sum(work, cost)
+    else this.#sum(work)
   }
 
-  #sum(work: Workload, { overheadUs }: CostModel): void {
+  #sum({ bytes, flops, overheadUs }: Workload): void {
     const { order } = this.#ranker
-    let [byteSum, flopSum, overheadSum] = [0, 0, 0]
-    for (let i = 0; i < this.#experts; i++) {
+    const before = this.#before
+    const experts = this.#experts
+    let byteSum = 0
+    let flopSum = 0
+    let overheadSum = 0
+    for (let i = 0, at = stride; i < experts; i++, at += stride) {
       const e = order[i] ?? 0
-      const a = work.load[e] ?? 0
-      const bytes = work.bytes[e] ?? 0
-      const flops = work.flops[e] ?? 0
-      this.#bytes[i] = bytes
-      this.#flops[i] = flops
-      byteSum += bytes
-      flopSum += flops
-      overheadSum += overheadUs * Math.min(1, a)
-      this.#bytesBefore[i + 1] = byteSum
-      this.#flopsBefore[i + 1] = flopSum
-      this.#overheadBefore[i + 1] = overheadSum
+      byteSum += bytes[e] ?? 0
+      flopSum += flops[e] ?? 0
+      overheadSum += overheadUs[e] ?? 0
+      before[at] = byteSum
+      before[at + 1] = flopSum
+      before[at + 2] = overheadSum
     }
   }
 
   /** Without a cost model an assignment is one operation, and nothing is moved. */
-  #sumLoads(work: Workload): void {
+  #sumLoads({ load }: Workload): void {
     const { order } = this.#ranker
+    const before = this.#before
+    const experts = this.#experts
     let total = 0
-    for (let i = 0; i < this.#experts; i++) {
-      const a = work.load[order[i] ?? 0] ?? 0
-      total += a
-      this.#bytes[i] = 0
-      this.#flops[i] = a
-      this.#bytesBefore[i + 1] = 0
-      this.#flopsBefore[i + 1] = total
-      this.#overheadBefore[i + 1] = 0
+    for (let i = 0, at = stride; i < experts; i++, at += stride) {
+      total += load[order[i] ?? 0] ?? 0
+      before[at] = 0
+      before[at + 1] = total
+      before[at + 2] = 0
     }
   }
 
   #speed(sms: number): Speed {
-    const speed = this.#work?.speed(sms) ?? { perByte: 0, perFlop: 0, boundary: 0, since: 0 }
+    const speed = this.#work?.speed(sms) ?? idle
     if (speed.boundary < 0) speed.boundary = this.#together ? 0 : this.#boundary(speed)
     return speed
   }
 
   /** First of the ranking that is bound by memory at this speed. */
   #boundary({ perByte, perFlop }: Speed): number {
-    const bytes = this.#bytes
-    const flops = this.#flops
+    const work = this.#work
+    // Without a cost model nothing is.
+    if (work === null || work.cost === null) return this.#experts
+    const { bytes, flops } = work
+    const { order } = this.#ranker
     let low = 0
     let high = this.#experts
     while (low < high) {
       const middle = (low + high) >> 1
-      if ((bytes[middle] ?? 0) * perByte > (flops[middle] ?? 0) * perFlop) high = middle
+      const e = order[middle] ?? 0
+      if ((bytes[e] ?? 0) * perByte > (flops[e] ?? 0) * perFlop) high = middle
       else low = middle + 1
     }
     return low
   }
 
   #time(from: number, to: number, { perByte, perFlop, boundary }: Speed): number {
-    const bytesBefore = this.#bytesBefore
-    const flopsBefore = this.#flopsBefore
-    const overhead = (this.#overheadBefore[to] ?? 0) - (this.#overheadBefore[from] ?? 0)
+    const before = this.#before
+    const first = stride * from
+    const last = stride * to
+    const overhead = (before[last + 2] ?? 0) - (before[first + 2] ?? 0)
     if (this.#together) {
-      const bytes = (bytesBefore[to] ?? 0) - (bytesBefore[from] ?? 0)
-      const flops = (flopsBefore[to] ?? 0) - (flopsBefore[from] ?? 0)
+      const bytes = (before[last] ?? 0) - (before[first] ?? 0)
+      const flops = (before[last + 1] ?? 0) - (before[first + 1] ?? 0)
       return join(bytes * perByte, flops * perFlop, this.#exposed) + overhead
     }
-    const split = boundary < from ? from : boundary > to ? to : boundary
-    const flops = (flopsBefore[split] ?? 0) - (flopsBefore[from] ?? 0)
-    const bytes = (bytesBefore[to] ?? 0) - (bytesBefore[split] ?? 0)
+    const split = stride * (boundary < from ? from : boundary > to ? to : boundary)
+    const flops = (before[split + 1] ?? 0) - (before[first + 1] ?? 0)
+    const bytes = (before[last] ?? 0) - (before[split] ?? 0)
     const longer = flops * perFlop + bytes * perByte + overhead
     if (this.#exposed === 0) return longer
-    const hiddenBytes = (bytesBefore[split] ?? 0) - (bytesBefore[from] ?? 0)
-    const hiddenFlops = (flopsBefore[to] ?? 0) - (flopsBefore[split] ?? 0)
+    const hiddenBytes = (before[split] ?? 0) - (before[first] ?? 0)
+    const hiddenFlops = (before[last + 1] ?? 0) - (before[split + 1] ?? 0)
     return longer + this.#exposed * (hiddenBytes * perByte + hiddenFlops * perFlop)
   }
 
@@ -203,6 +206,8 @@ export class Ranking {
     // to ends by `enough`, and any limit from there on gives the same cuts; what failed fails below `short` too.
     let enough = Number.POSITIVE_INFINITY
     let short = 0
+    // The limit that `best` is of.
+    let bestOf = 0
     const fits = (limit: number): boolean => {
       if (limit >= enough) return true
       if (limit < short) return false
@@ -211,8 +216,24 @@ export class Ranking {
         return false
       }
       enough = this.#reachedUs
+      bestOf = limit
       for (let s = 0; s <= slices; s++) best[s] = tried[s] ?? 0
       return true
+    }
+    // First aim at the earliest time: the limit at which the last slice just ends, by the secant through the last two attempts. Once that time is
+    // known from both sides, the search below has nothing left to try.
+    let steep = slices
+    let before = 0
+    let spareBefore = 0
+    for (let i = 0, limit = low; i < mostAims && short < enough && limit > 0; i++) {
+      fits(limit)
+      const spare = limit - this.#lastUs
+      const slope = (spare - spareBefore) / (limit - before)
+      if (i > 0 && slope > 1) steep = slope
+      before = limit
+      spareBefore = spare
+      const aim = limit - spare / steep
+      limit = Math.max(short, aim < enough * near ? aim : enough * below)
     }
     // Slices with the work that suits them can be sooner than that.
     while (low > 0 && fits(low)) {
@@ -230,7 +251,8 @@ export class Ranking {
       if (fits(middle)) high = middle
       else low = middle
     }
-    if (best[slices] !== experts) fits(high)
+    // Of a limit below the one that was found: that one may put an expert elsewhere.
+    if (bestOf < high && this.#fill(speeds, high, tried)) for (let s = 0; s <= slices; s++) best[s] = tried[s] ?? 0
     best[slices] = experts
     return best
   }
@@ -258,6 +280,7 @@ export class Ranking {
       let stride = 1
       while (lowUs > limit) {
         if (low === least) {
+          this.#lastUs = lowUs
           this.#missedUs = Math.min(missed, lowUs)
           return false
         }
@@ -283,6 +306,7 @@ export class Ranking {
       cuts[s + 1] = low
       from = low
       reached = Math.max(reached, lowUs)
+      this.#lastUs = lowUs
     }
     this.#reachedUs = reached
     return true

@@ -42,6 +42,16 @@ export interface HostCost {
   readonly boundUs: number | null
 }
 
+/** What watching costs, told apart: medians of a step. */
+export interface WatchedParts {
+  /** Host time of queueing a step. */
+  readonly hostBareUs: number
+  readonly hostWatchedUs: number
+  /** Device time of steps behind others that were queued before them, so that the host is ahead of the first of them already. */
+  readonly deviceBareUs: number
+  readonly deviceWatchedUs: number
+}
+
 export interface ControlResult {
   readonly kind: 'control'
   readonly what: string
@@ -63,6 +73,8 @@ export interface ControlResult {
     readonly ratio: RatioInterval
     /** The larger of 1 % of the bare step and 0.5 µs. */
     readonly allowedUs: number
+    /** Whose time it is; not in older files. */
+    readonly parts?: WatchedParts
   }[]
 }
 
@@ -225,25 +237,33 @@ async function watching(shape: Shape, tokens: number, device: 'cpu' | 'cuda', pa
   const out = Tensor.empty([tokens, shape.hidden], { dtype: x.dtype, device })
   const [start, end] = [Event.create(device), Event.create(device)]
   const batch = 20
-  const time = async (layer: MoELayer) => {
+  /** @param lead steps that are queued before those that are timed */
+  const time = async (layer: MoELayer, lead: number) => {
+    for (let i = 0; i < lead; i++) layer.enqueue(x, { logits, out })
     start.record(stream)
+    const begin = performance.now()
     for (let i = 0; i < batch; i++) layer.enqueue(x, { logits, out })
+    const hostUs = ((performance.now() - begin) * 1e3) / batch
     end.record(stream)
     await stream.synchronize()
-    return (start.elapsedMs(end) * 1e3) / batch
+    return { us: (start.elapsedMs(end) * 1e3) / batch, hostUs }
   }
-  for (let i = 0; i < 10; i++) for (const layer of [bare, seen]) await time(layer)
+  for (let i = 0; i < 10; i++) for (const layer of [bare, seen]) await time(layer, 0)
   const a: number[] = []
   const b: number[] = []
+  const host: [bare: number[], seen: number[]] = [[], []]
+  const behind: [bare: number[], seen: number[]] = [[], []]
+  const once = async (which: 0 | 1) => {
+    const layer = which === 0 ? bare : seen
+    const { us, hostUs } = await time(layer, 0)
+    ;(which === 0 ? a : b).push(us)
+    host[which].push(hostUs)
+    behind[which].push((await time(layer, batch / 2)).us)
+  }
   for (let i = 0; i < pairs; i++) {
     // Who goes first takes turns.
-    if (i % 2 === 0) {
-      a.push(await time(bare))
-      b.push(await time(seen))
-    } else {
-      b.push(await time(seen))
-      a.push(await time(bare))
-    }
+    await once(i % 2 === 0 ? 0 : 1)
+    await once(i % 2 === 0 ? 1 : 0)
   }
   seen.dispose()
   bare.dispose()
@@ -258,5 +278,11 @@ async function watching(shape: Shape, tokens: number, device: 'cpu' | 'cuda', pa
     addedUs: watchedUs - bareUs,
     ratio: ratioOfMedians(b, a),
     allowedUs: Math.max(0.01 * bareUs, 0.5),
+    parts: {
+      hostBareUs: median(host[0]),
+      hostWatchedUs: median(host[1]),
+      deviceBareUs: median(behind[0]),
+      deviceWatchedUs: median(behind[1]),
+    },
   }
 }

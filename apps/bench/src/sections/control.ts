@@ -29,6 +29,26 @@ export function controlSection(file: string, result: ControlResult): string {
     String(w.ratio.pairs),
     kept(w.addedUs, w.allowedUs),
   ])
+  const apart = watched.flatMap(({ shape, tokens, parts }) =>
+    parts === undefined
+      ? []
+      : [
+          [
+            shape,
+            String(tokens),
+            parts.hostBareUs.toFixed(2),
+            (parts.hostWatchedUs - parts.hostBareUs).toFixed(2),
+            parts.deviceBareUs.toFixed(2),
+            (parts.deviceWatchedUs - parts.deviceBareUs).toFixed(2),
+          ],
+        ],
+  )
+  const whose = `
+Whose time that is: what queueing a step costs the host, and what a step costs the device behind steps that were queued before it, where the host
+is ahead already.
+
+${table(['shape', 'tokens', 'host, bare µs', 'added µs', 'device, bare µs', 'added µs'], apart)}
+`
   const gain = launch.eagerUs / launch.perNodeUs
   return `${head(file, result.environment, result.what)}
 ${over.length === 0 ? 'Every cost that has a bound is within it.' : `Over its bound: ${over.join('; ')}.`}
@@ -42,5 +62,5 @@ Device time of a profiled and metered step beside a bare one:
 ${table(['shape', 'tokens', 'bare µs', 'watched µs', 'added µs', 'allowed µs', 'watched ÷ bare', 'pairs', 'kept'], watchedRows)}
 
 What watching adds is between ${percent(Math.min(...watched.map((w) => w.addedUs / w.bareUs)), 2)} and ${percent(Math.max(...watched.map((w) => w.addedUs / w.bareUs)), 2)} of a step.
-`
+${apart.length === 0 ? '' : whose}`
 }
