@@ -39,44 +39,17 @@ export function budgets(
   })
 }
 
-/** By slice and half of the experts: how many there are; then, as they are listed, where the next one goes. */
-let places = new Int32Array(0)
-
-/**
- * The experts of each slice, ascending. Most are in one slice, and what is counted there is read again at once, which is what takes the time: so the
- * two halves of the experts are counted, and listed, beside each other.
- */
+/** The experts of each slice, ascending. */
 function expertsOf(sliceOf: readonly number[], slices: number): number[][] {
-  if (places.length < 2 * slices) places = new Int32Array(2 * slices)
-  const at = places
-  at.fill(0)
-  const half = sliceOf.length >> 1
-  for (let e = 0; e < half; e++) {
+  const count = new Int32Array(slices)
+  for (let e = 0; e < sliceOf.length; e++) count[sliceOf[e] ?? 0] = (count[sliceOf[e] ?? 0] ?? 0) + 1
+  const experts = Array.from(count, (n) => new Array<number>(n))
+  for (let e = sliceOf.length - 1; e >= 0; e--) {
     const s = sliceOf[e] ?? 0
-    const t = slices + (sliceOf[half + e] ?? 0)
-    at[s] = (at[s] ?? 0) + 1
-    at[t] = (at[t] ?? 0) + 1
+    const at = (count[s] ?? 0) - 1
+    count[s] = at
+    const own = experts[s]
+    if (own) own[at] = e
   }
-  const odd = sliceOf.length === 2 * half ? -1 : (sliceOf[2 * half] ?? 0)
-  const experts: number[][] = []
-  for (let s = 0; s < slices; s++) {
-    const first = at[s] ?? 0
-    experts.push(new Array<number>(first + (at[slices + s] ?? 0) + (odd === s ? 1 : 0)))
-    at[s] = 0
-    at[slices + s] = first
-  }
-  for (let e = 0; e < half; e++) {
-    const s = sliceOf[e] ?? 0
-    const t = sliceOf[half + e] ?? 0
-    const i = at[s] ?? 0
-    const j = at[slices + t] ?? 0
-    at[s] = i + 1
-    at[slices + t] = j + 1
-    const first = experts[s]
-    const second = experts[t]
-    if (first) first[i] = e
-    if (second) second[j] = half + e
-  }
-  experts[odd]?.splice(-1, 1, 2 * half)
   return experts
 }

@@ -153,8 +153,7 @@ export class Workload {
     if (cost?.contention && slices > 1) this.#contend(cost.contention, sms, total)
     if (cost === null) this.#assign(sms, sliceOf)
     else if (cost.overlap === 'slice') this.#together(sliceOf, cost.exposed ?? 0, slices)
-    else if (cost.exposed) this.#inTurn(sliceOf, cost.exposed)
-    else this.#hidden(sliceOf)
+    else this.#inTurn(sliceOf, cost.exposed ?? 0)
     if (cost?.walkUs && slices > 1) {
       const walk = cost.walkUs * this.#present
       for (let s = 0; s < slices; s++) {
@@ -202,20 +201,6 @@ export class Workload {
       const memory = (bytes[e] ?? 0) * (perByte[s] ?? 0)
       const arithmetic = (flops[e] ?? 0) * (perFlop[s] ?? 0)
       sliceUs[s] = (sliceUs[s] ?? 0) + join(memory, arithmetic, exposed) + (overheadUs[e] ?? 0)
-    }
-  }
-
-  /** The same where the shorter is hidden behind the longer: it need not be known. */
-  #hidden(sliceOf: Int32Array): void {
-    const { bytes, flops, overheadUs, experts } = this
-    const sliceUs = this.#sliceUs
-    const perByte = this.#perByte
-    const perFlop = this.#perFlop
-    for (let e = 0; e < experts; e++) {
-      const s = sliceOf[e] ?? 0
-      const memory = (bytes[e] ?? 0) * (perByte[s] ?? 0)
-      const arithmetic = (flops[e] ?? 0) * (perFlop[s] ?? 0)
-      sliceUs[s] = (sliceUs[s] ?? 0) + Math.max(memory, arithmetic) + (overheadUs[e] ?? 0)
     }
   }
 
