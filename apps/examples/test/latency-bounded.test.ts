@@ -1,7 +1,7 @@
 // The latency-bounded scheduler: the slice follows the p99, without flapping, and the bits are those of the undivided layers all the while.
 import { type Stream, Tensor } from '@nexus/native'
 import { SlicePartition } from '@nexus/slices'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, onTestFinished } from 'vitest'
 import { latencyBounded } from '../src/latency-bounded.js'
 import { makeLayer, wholeStep } from '../src/layer.js'
 import { liveBuffers, missingAddon, sleep } from './support/machine.js'
@@ -24,20 +24,21 @@ async function windows(scheduler: ReturnType<typeof latencyBounded>, count: numb
 }
 
 describe.skipIf(missingAddon !== null)(`latency bounded${missingAddon === null ? '' : ` (${missingAddon})`}`, () => {
-  // Sleeps end late on a busy machine, never early: hence the retries.
+  // Sleeps end late on a busy machine, never early: hence the retries, and what a failed attempt made goes with it.
   it('grows a portion at a time until the bound is met, and no further', { retry: 3 }, async () => {
     const scheduler = latencyBounded('cpu', 4, [slowedBy({ ms: 300 })], { boundMs: 130, windowSteps })
+    onTestFinished(() => scheduler.dispose())
     expect(scheduler.state()).toEqual({ sms: 1, p99Ms: null })
     // 300, 150, 100 ms: within the bound, but above seven tenths of it.
     expect(await windows(scheduler, 4)).toEqual([2, 3, 3, 3])
     expect(scheduler.state().p99Ms).toBeGreaterThan(99)
     expect(scheduler.state().p99Ms).toBeLessThan(130)
-    scheduler.dispose()
   })
 
   it('shrinks after three calm windows, and later each time that it was a mistake', { retry: 3 }, async () => {
     const work = { ms: 1000 }
     const scheduler = latencyBounded('cpu', 4, [slowedBy(work)], { boundMs: 80, windowSteps: 1 })
+    onTestFinished(() => scheduler.dispose())
     const next = async (count: number) => {
       const sizes: number[] = []
       for (let i = 0; i < count; i++) {
@@ -57,7 +58,6 @@ describe.skipIf(missingAddon !== null)(`latency bounded${missingAddon === null ?
     expect(await next(1)).toEqual([3])
     work.ms = 150
     expect(await next(6)).toEqual([3, 3, 3, 3, 3, 2])
-    scheduler.dispose()
   })
 
   it('a bound that cannot be met ends with the largest slice there can be, and goes on', async () => {

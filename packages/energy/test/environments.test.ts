@@ -39,8 +39,9 @@ describe.skipIf(noFakeNvml)(`environments${noFakeNvml === null ? '' : ` (${noFak
     expect(
       await run(`${setUp}
       globalThis.kept = [energy.monitorStart(gpu, 1, 100), energy.monitorStart('cpu', 1, 100)]
-      await sleep(50)
-      console.log(energy.monitorRead(globalThis.kept[0], 0).samples.length > 0, threads())`),
+      const some = () => energy.monitorRead(globalThis.kept[0], 0).samples.length > 0
+      for (let i = 0; i < 500 && !some(); i++) await sleep(10)
+      console.log(some(), threads())`),
     ).toEqual(ok('true 1'))
   })
 
