@@ -88,6 +88,37 @@ TEST("combine sums in slot order, exactly") {  // (1e8 - 1e8) + 1 is 1 in float3
   }
 }
 
+TEST("combine fills a step's slot of a ring, beside the same sum, step after step") {
+  Random random(32);
+  for (const DeviceId device : devices())
+    for (const CombineMode mode : {CombineMode::kWeightedSum, CombineMode::kConcat})
+      for (const int32_t experts : {1, 7, 512}) {
+        Bench bench(device);
+        constexpr int32_t kTopK = 3;
+        CombineArgs a{.mode = mode, .tokens = 5, .width = 17, .top_k = kTopK};
+        const auto size = static_cast<size_t>(a.tokens * a.width * kTopK);
+        a.rows = bench.upload(random.normals(size));
+        const auto sum = [&] {
+          float* out = bench.poisoned<float>(size);
+          a.out = out;
+          combine(*bench.stream, a);
+          return bench.read(out, mode == CombineMode::kConcat ? size : size / kTopK);
+        };
+        const std::vector<float> plain = sum();
+        const auto ring = CountRing::create(device, experts, 2);
+        a.ring = ring->view(), a.experts = experts;
+        for (uint64_t step = 0; step < 5; ++step) {
+          std::vector<int32_t> counts(static_cast<size_t>(experts));
+          for (int32_t e = 0; e < experts; ++e) counts[static_cast<size_t>(e)] = e * 5 + static_cast<int32_t>(step);
+          a.counts = bench.upload(counts);
+          CHECK(sum() == plain);
+          const CountRing::Reading seen = ring->read(step);
+          CHECK(seen.steps == std::vector<uint64_t>{step} && seen.tokens == std::vector<int32_t>{5});
+          CHECK(seen.counts == counts);
+        }
+      }
+}
+
 TEST("combine refuses bad arguments by name") {
   auto stream = Stream::create(DeviceId{-1});
   float memory[16] = {};
@@ -110,6 +141,11 @@ TEST("combine refuses bad arguments by name") {
   refused("out", [](CombineArgs& a) { a.out = nullptr; });
   refused("shared", [&](CombineArgs& a) { a.mode = CombineMode::kConcat, a.shared = memory; });
   refused("shared", [&](CombineArgs& a) { a.shared_scale = memory; });
+  const auto ring = CountRing::create(DeviceId{-1}, 3, 1);
+  refused("counts", [&](CombineArgs& a) { a.ring = ring->view(), a.experts = 3; });
+  const int32_t counts[4] = {};
+  refused("experts", [&](CombineArgs& a) { a.ring = ring->view(), a.counts = counts; });
+  refused("ring.stride", [&](CombineArgs& a) { a.ring = ring->view(), a.counts = counts, a.experts = 1000; });
 }
 
 TEST("shared_gate is the sigmoid of a dot product") {

@@ -23,6 +23,11 @@ struct CombineArgs {
   int32_t top_k = 1;
   void* out = nullptr;
   const StepBlock* step = nullptr;  ///< or null: out and the true number of tokens are its
+  /// The step's slot of a ring, filled beside the sum (with tokens > 0) from [experts] counts, which are those of a
+  /// route() that is not the launch before this one, and was not given the ring.
+  CountRingView ring{};
+  const int32_t* counts = nullptr;
+  int32_t experts = 0;
 };
 void combine(Stream& stream, const CombineArgs& args);
 void combine_reference(const CombineArgs& host_args, double* out);

@@ -80,11 +80,11 @@ class LaneSet {
 
 // ---- counts back to the host --------------------------------------------------------------------------------------
 
-/// Where the router's last block writes the counts of a step: slot (step % capacity) of mapped host memory, `stride`
-/// 64-bit words: [0] the step's upper half, [1] tokens, [2 + e] the count of expert e, each beside the lower half of
-/// the step (ring_word). So a word is of a known step by itself, the device needs no fence, and a reader knows a slot
-/// that is only half written or half overwritten. The step is *counter, which the last block increments; all of it in
-/// stream order, so one ring serves one stream at a time.
+/// Where one block writes the counts of a step once its tokens are routed: slot (step % capacity) of mapped host
+/// memory, `stride` 64-bit words: [0] the step's upper half, [1] tokens, [2 + e] the count of expert e, each beside the
+/// lower half of the step (ring_word). So a word is of a known step by itself, the device needs no fence, and a reader
+/// knows a slot that is only half written or half overwritten. The step is *counter, which that block increments; all
+/// of it in stream order, so one ring serves one stream at a time.
 constexpr uint64_t ring_word(uint64_t step, uint32_t value) { return step << 32 | value; }
 struct CountRingView {
   uint64_t* slots = nullptr;  ///< null: no ring

@@ -20,6 +20,11 @@ void combine(Stream& stream, const CombineArgs& args) {
   if (args.tokens == 0) return;
   pointer("rows", args.rows);
   if (!args.step) pointer("out", args.out);
+  if (args.ring.slots) {
+    pointer("counts", args.counts);
+    at_least("experts", args.experts, 1);
+    ring(args.ring, args.experts);
+  }
   stream.device().is_cpu() ? cpu::combine(stream, args) : cuda::combine(stream, args);
 }
 

@@ -59,11 +59,7 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   }
   pointer("counts", args.counts);
   pointer("offsets", args.offsets);
-  if (args.ring.slots) {
-    pointer("ring.counter", args.ring.counter);
-    at_least("ring.capacity", args.ring.capacity, 1);
-    at_least("ring.stride", args.ring.stride, 2 + desc.experts);
-  }
+  if (args.ring.slots) ring(args.ring, desc.experts);
   stream.device().is_cpu() ? cpu::route(stream, desc, args) : cuda::route(stream, desc, args);
 }
 

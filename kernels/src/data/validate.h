@@ -44,6 +44,12 @@ inline void slots(int64_t tokens, int64_t top_k, const char* name = "tokens") {
     throw_invalid(std::string(name) + " * top_k: expected below 2^31, got " + std::to_string(tokens) + " * " +
                   std::to_string(top_k));
 }
+/// Of a ring whose slots are memory.
+inline void ring(const CountRingView& view, int64_t experts) {
+  pointer("ring.counter", view.counter);
+  at_least("ring.capacity", view.capacity, 1);
+  at_least("ring.stride", view.stride, 2 + experts);
+}
 /// A view without a table is none, whatever its lane.
 inline void lanes(const LaneView& view, int64_t experts) {
   if (!view.table) return;

@@ -57,7 +57,6 @@ RouteArgs routing(const LayerStep& step) {
   args.order = step.scratch.order;
   args.workspace = step.scratch.route;
   args.step = step.block;
-  args.ring = step.ring;
   return args;
 }
 
@@ -71,6 +70,7 @@ bool queue_decode(Stream& s, const LayerStep& step) {
     return false;
   DecodeArgs args;
   args.route = routing(step);
+  args.route.ring = step.ring;
   args.choice_tokens = step.bucket;
   args.x = step.x;
   args.weights = pointers(step.weights.expert_weight, step.weights.expert_bias);
@@ -135,6 +135,11 @@ void queue_combine(Stream& s, const LayerStep& step) {
   sum.top_k = step.desc.router.top_k;
   sum.out = step.out;
   sum.step = step.block;
+  if (step.ring.slots != nullptr) {
+    sum.ring = step.ring;
+    sum.counts = step.scratch.counts;
+    sum.experts = step.desc.router.experts;
+  }
   combine(s, sum);
 }
 
@@ -170,7 +175,9 @@ void queue_step(const std::shared_ptr<Stream>& stream, const LayerStep& step) {
   mark(step.record, 0, *stream);
   queue_logits(*stream, step);
   if (queue_decode(*stream, step)) return;
-  route(*stream, step.desc.router, routing(step));
+  RouteArgs args = routing(step);
+  if (step.tokens == 0) args.ring = step.ring;  // nothing is combined: see queue_combine()
+  route(*stream, step.desc.router, args);
   mark(step.record, 1, *stream);
   try {
     queue_branches(stream, step);

@@ -11,12 +11,12 @@ const args = {
   'decode-sms': {
     type: 'string',
     description: 'SMs of decode in slices, by commas; prefill has the others',
-    default: '48,64,80,96,112,120',
+    default: '64,96,112,120,124',
   },
   'read-ahead': {
     type: 'string',
     description: 'slices of decode with a limit of weights under way, SMs:MB by commas, to try besides; 0: none',
-    default: '104:9,112:8.5,112:9.5,112:11.1,120:10',
+    default: '112:10.2,120:11.1,124:14',
   },
   'min-steps': { type: 'string', description: 'decode steps of each arrangement, at least', default: '2000' },
   seconds: { type: 'string', description: 'seconds of each arrangement, at least', default: '4' },

@@ -6,6 +6,7 @@
 #include "data/backend.h"
 #include "data/cpu/isa.h"
 #include "data/cpu/step.h"
+#include "exec/step.h"
 
 namespace nexus::cpu {
 namespace {
@@ -101,7 +102,12 @@ void run_shared_gate(const SharedGateArgs& given) {
 }  // namespace
 
 void combine(Stream& stream, const CombineArgs& args) {
-  stream.enqueue([args] { run_combine(args); });
+  stream.enqueue([args] {
+    run_combine(args);
+    if (args.ring.slots == nullptr) return;
+    const int64_t tokens = args.step ? step_tokens(*args.step, args.tokens) : args.tokens;
+    write_counts(args.ring, args.experts, static_cast<int32_t>(tokens), args.counts);
+  });
 }
 
 void shared_gate(Stream& stream, const SharedGateArgs& args) {

@@ -38,8 +38,22 @@ __device__ __forceinline__ T* out_of(const CombineArgs& a) {
   return static_cast<T*>(a.step ? a.step->out : a.out);
 }
 
+/// The step's slot of the ring, by a block of its own, the grid's last, which has nothing to sum. A kernel is complete
+/// only when its writes over the bus are acknowledged, some 0.7 us later: behind route every step would wait for that,
+/// here it is over before the sums are. Ahead of wait_for_previous(): route is complete (combine.h), as is every step
+/// before.
+__device__ __forceinline__ void fill_ring(const CombineArgs& a) {
+  if (a.ring.slots == nullptr || blockIdx.x + 1 != gridDim.x) return;
+  const RingSlot ring(a.ring);
+  ring.fill(step_tokens(a.step, a.tokens), a.experts, [&](int e) { return __ldcg(a.counts + e); });
+  __syncthreads();  // all threads have read the counter
+  if (threadIdx.x == 0) ring.close(a.ring.counter);
+}
+unsigned with_ring(unsigned blocks, const CombineArgs& args) { return blocks + (args.ring.slots == nullptr ? 0 : 1); }
+
 template <class T, int VEC>
 __global__ void __launch_bounds__(kThreads) weighted_sum_kernel(const CombineArgs a) {
+  fill_ring(a);
   wait_for_previous();
   release_next();
   const int64_t tokens = step_tokens(a.step, a.tokens);
@@ -72,6 +86,7 @@ __global__ void __launch_bounds__(kThreads) weighted_sum_kernel(const CombineArg
 /// Slot s's row goes to the same place of the output: [tokens, k·width] is [tokens·k, width].
 template <class T, int VEC>
 __global__ void __launch_bounds__(kThreads) concat_kernel(const CombineArgs a) {
+  fill_ring(a);
   const int64_t columns = a.width / VEC;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= step_tokens(a.step, a.tokens) * a.top_k * columns) return;
@@ -86,11 +101,12 @@ template <class T, int VEC>
 void launch_combine(const CombineArgs& args, int device, cudaStream_t stream) {
   const int64_t columns = args.width / VEC;
   if (args.mode == CombineMode::kConcat) {
-    concat_kernel<T, VEC><<<grid_for(args.tokens * args.top_k * columns, kThreads), kThreads, 0, stream>>>(args);
+    const unsigned blocks = with_ring(grid_for(args.tokens * args.top_k * columns, kThreads), args);
+    concat_kernel<T, VEC><<<blocks, kThreads, 0, stream>>>(args);
     check_launch("combine_concat");
   } else {
-    launch("combine_weighted_sum", &weighted_sum_kernel<T, VEC>, grid_for(args.tokens * columns, kThreads), kThreads, 0,
-           device, stream, args);
+    const unsigned blocks = with_ring(grid_for(args.tokens * columns, kThreads), args);
+    launch("combine_weighted_sum", &weighted_sum_kernel<T, VEC>, blocks, kThreads, 0, device, stream, args);
   }
 }
 

@@ -26,14 +26,18 @@ struct RingSlot {
     step = __ldcg(reinterpret_cast<const unsigned long long*>(ring.counter));
     slot = ring.slots + step % static_cast<uint32_t>(ring.capacity) * ring.stride;
   }
-  /// By all threads of the block.
-  __device__ __forceinline__ void fill(int64_t tokens, const int* counts, int experts) const {
+  /// By all threads of the block; count_of(e): of expert e.
+  template <class F>
+  __device__ __forceinline__ void fill(int64_t tokens, int experts, F&& count_of) const {
     if (slot == nullptr) return;
     volatile uint64_t* const to = slot;
     if (threadIdx.x == 0) to[0] = ring_word(step, static_cast<uint32_t>(step >> 32));
     if (threadIdx.x == 0) to[1] = ring_word(step, static_cast<uint32_t>(tokens));
     for (int e = threadIdx.x; e < experts; e += blockDim.x)
-      to[2 + e] = ring_word(step, static_cast<uint32_t>(counts[e]));
+      to[2 + e] = ring_word(step, static_cast<uint32_t>(count_of(e)));
+  }
+  __device__ __forceinline__ void fill(int64_t tokens, const int* counts, int experts) const {
+    fill(tokens, experts, [counts](int e) { return counts[e]; });
   }
   /// By one thread, a barrier behind the constructor of all.
   __device__ __forceinline__ void close(uint64_t* counter) const {
