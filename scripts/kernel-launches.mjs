@@ -37,9 +37,9 @@ export const explainedStacks = {
 export const acceptedSpills = [
   {
     kernel: 'grouped_wgmma_kernel',
-    instance: /^Shape<\w+, 160, .*>, (true|false)$/,
+    instance: /^Shape<\w+, 160, .*>, true$/,
     most: { sm_90a: 2 },
-    why: 'with lanes, and in pairs: one register of the producer’s threads, stored before their tiles, loaded once a tile',
+    why: 'with lanes: one register of the warp that finds tiles, stored before them, loaded once a tile',
   },
   {
     kernel: 'grouped_simt_kernel',

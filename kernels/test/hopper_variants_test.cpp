@@ -275,4 +275,17 @@ TEST("wgmma shapes: MLPs one behind the other wait for what they read") {
     }
   }
 }
+
+TEST("wgmma shapes: none where rows of the input begin beyond 32 bits' worth of 16 bytes") {
+  (void)shapes();
+  GroupedLinearDesc d;
+  d.dtype = DType::kBF16, d.k = 2048, d.n = 64;
+  const auto some = [&](int64_t rows) {
+    for (const VariantCandidate& c : grouped_linear_candidates(kGpu, d, rows))
+      if (c.name.rfind("wgmma_", 0) == 0) return true;
+    return false;
+  };
+  CHECK(some(int64_t{1} << 24));
+  CHECK(!some((int64_t{1} << 24) + 1));
+}
 #endif

@@ -13,7 +13,8 @@
 // the limit; where HBM is, blocks on their own read faster. Inside a block, one producer warpgroup fills STAGES buffers
 // (weights by TMA; token rows by TMA where they lie in order and where the host knows it, else by 16-byte cp.async into
 // the same 128-byte swizzle; all complete on one mbarrier), two consumer warpgroups own half of the columns each. The
-// grid is persistent: the producer runs ahead into the next tile while the consumers finish this one.
+// grid is persistent: the producer runs ahead into the next tile while the consumers finish this one, and a warp of a
+// fourth warpgroup has found that tile by then, and where the rows of its input lie.
 //
 // Both ways put the same bytes of a tile's rows into the same places, and a row's sum is made of that row and the
 // weights only, in the same order of k: the results do not tell them apart. (They differ in the rows that pad a tile,
@@ -28,20 +29,24 @@
 
 namespace nexus::cuda::hopper {
 
-/// REGISTERS: of every thread at the launch. PRODUCER, CONSUMER: of theirs, once the warpgroups have divided them up.
-/// O: see hopper_shape.h.
-template <class T, int ROWS_, int STAGES_, int CLUSTER_, int REGISTERS_, int PRODUCER_, int CONSUMER_, class O>
+/// REGISTERS: of every thread at the launch. PRODUCER, CONSUMER, FINDER: of theirs, once the warpgroups have divided
+/// them up. FINDER = 0: no warpgroup finds tiles ahead, the producer looks each up between two copies. O: see
+/// hopper_shape.h.
+template <class T, int ROWS_, int STAGES_, int CLUSTER_, int REGISTERS_, int PRODUCER_, int CONSUMER_, int FINDER_,
+          class O>
 struct Shape {
   using Element = T;
   static constexpr int ROWS = ROWS_, STAGES = STAGES_, CLUSTER = CLUSTER_;
-  static constexpr int REGISTERS = REGISTERS_, PRODUCER = PRODUCER_, CONSUMER = CONSUMER_;
+  static constexpr int REGISTERS = REGISTERS_, PRODUCER = PRODUCER_, CONSUMER = CONSUMER_, FINDER = FINDER_;
   static constexpr int BLOCKS = O::BLOCKS, PANELS = O::PANELS;
   static constexpr bool STAGED = O::STAGED;
   static constexpr int GROUP_COLUMNS = 64 * BLOCKS;  // of a consumer warpgroup
   static constexpr int COLUMNS = 2 * GROUP_COLUMNS;
   static constexpr int PANEL = 64, BK = PANELS * PANEL;  // 64 elements: one 128-byte row of the swizzle
   static constexpr int ATOM = 8 * PANEL * 2;             // eight rows of a panel, in bytes
-  static constexpr int THREADS = 384, PRODUCERS = 128, CONSUMER_WARPS = 8;
+  static constexpr int PRODUCERS = 128, CONSUMERS = 256, CONSUMER_WARPS = CONSUMERS / 32;
+  static constexpr int FINDERS = FINDER > 0 ? 128 : 0;  // of which a warp works: registers are dealt to warpgroups
+  static constexpr int THREADS = PRODUCERS + CONSUMERS + FINDERS;
   static constexpr int BOX_COLUMNS = 128;
   static constexpr int BOX_BYTES = BOX_COLUMNS * BK * 2, BOXES = COLUMNS / CLUSTER / BOX_COLUMNS;  // of each block
   static constexpr int GROUP_BYTES = GROUP_COLUMNS * BK * 2;  // from one's weights to the other's
@@ -54,8 +59,8 @@ struct Shape {
   static constexpr bool LIMITED = ROWS <= 64 && CLUSTER == 1;
   static constexpr int ACC = ROWS / 2;  // accumulators per thread and 64 columns
   // More than there are, and consumers would wait for them for ever.
-  static_assert(PRODUCERS * PRODUCER + (THREADS - PRODUCERS) * CONSUMER <= THREADS * REGISTERS);
-  static_assert(REGISTERS % 8 == 0 && PRODUCER % 8 == 0 && CONSUMER % 8 == 0);
+  static_assert(PRODUCERS * PRODUCER + CONSUMERS * CONSUMER + FINDERS * FINDER <= THREADS * REGISTERS);
+  static_assert(REGISTERS % 8 == 0 && PRODUCER % 8 == 0 && CONSUMER % 8 == 0 && FINDER % 8 == 0);
   static_assert(ROWS % BOX_ROWS == 0 && STAGE_BYTES % 1024 == 0 && RING > STAGES);
   static_assert(ROWS % (8 * Finish<T, BLOCKS>::template GROUPS<ACC>) == 0 && ROWS % 16 == 0);
   static_assert(BLOCKS == 2 || !STAGED);
@@ -63,15 +68,19 @@ struct Shape {
 
   struct Control {
     uint64_t full[STAGES], empty[STAGES];
+    NextTile<FINDERS != 0 ? ROWS : 1> next;
     Tile ring[RING];
     OutputRows<ROWS, !STAGED> rows[2];  // of each consumer warpgroup
   };
   // Offsets from the first buffer, so that one register addresses all of it.
   static constexpr uint32_t FULL = STAGES * STAGE_BYTES, EMPTY = FULL + STAGES * 8;
+  static constexpr uint32_t FOUND = EMPTY + STAGES * 8, PLACED = FOUND + 8, TAKEN = PLACED + 8;
   static constexpr uint32_t STAGING = (FULL + static_cast<uint32_t>(sizeof(Control)) + 15) & ~15u;
   static constexpr int STAGING_BYTES = staging_bytes(STAGED);
-  static constexpr int SHARED_BYTES = 1024 + (STAGED ? static_cast<int>(STAGING) + STAGING_BYTES
-                                                     : STAGES * STAGE_BYTES + static_cast<int>(sizeof(Control)));
+  static constexpr int BASE_ALIGNMENT = 256;  // of the shared memory that a block gets; its first buffer's is 1024
+  static constexpr int SHARED_BYTES =
+      (1024 - BASE_ALIGNMENT) +
+      (STAGED ? static_cast<int>(STAGING) + STAGING_BYTES : STAGES * STAGE_BYTES + static_cast<int>(sizeof(Control)));
   static_assert(SHARED_BYTES <= 227 * 1024);
   static_assert(!STAGED || STAGING_BYTES / 2 >= ROWS * 4, "row scales lie there where nothing is staged");
 };
@@ -108,6 +117,57 @@ __device__ __forceinline__ uint32_t step_bytes(const GroupedParams& p, const Til
   return S::WEIGHT_BYTES + boxes * (S::PANELS * S::ROW_BOX_BYTES);
 }
 
+/// Where the input rows of rows `local`, `local` + APART, … of a tile begin, in units of 16 bytes. A row past the
+/// tile's end is given a row that exists: its results are not stored.
+template <int APART, int COUNT>
+__device__ __forceinline__ void input_rows(const GroupedParams& p, const Tile& tile, int local,
+                                           uint32_t (&begin)[COUNT]) {
+  int row[COUNT];
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) row[i] = tile.row + max(0, min(local + i * APART, tile.rows - 1));
+  if (p.gather) {
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) row[i] = slot_at(p, row[i]);  // all asked for before the first is divided
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) row[i] = max(0, row[i]) / p.rows_per_input;
+  }
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) begin[i] = static_cast<uint32_t>(row[i]) * (static_cast<uint32_t>(p.k) / 8);
+}
+
+/// Finds the tiles of this block, `block` of `blocks` where a pair counts as one, and leaves each for produce(), which
+/// is busy with the one before: by one warp. It takes 3000 to 9000 cycles a tile, more than a ring of buffers holds.
+template <class S, bool LANES>
+__device__ __forceinline__ void find_tiles(const GroupedParams& p, uint32_t buffers, typename S::Control& control,
+                                           int rank, int block, int blocks) {
+  if (threadIdx.x >= S::PRODUCERS + S::CONSUMERS + 32) return;
+  Walk walk{block, blocks, -1};
+  if constexpr (LANES) walk = lanes_walk(p, block, blocks);
+  uint32_t turn = 0;  // of tiles, odd or even: the phase of the barriers
+#pragma unroll 1
+  for (int index = walk.first;; index += walk.stride) {
+    Tile tile{};
+    const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, index, rank, tile, walk.lane);
+    const int lane = thread_anew() & 31;
+    if (LANES && found && lane == 0) trace_tile(p, tile.expert);
+    wait(buffers + S::TAKEN, turn ^ 1);
+    turn ^= 1;
+    __syncwarp();  // none of the lanes may miss a phase
+    if (lane == 0) {
+      control.next.tile = tile;
+      arrive(buffers + S::FOUND);
+    }
+    if (!found) return;
+    if (!p.copy_rows) continue;
+    uint32_t rows[S::ROWS / 32];
+    input_rows<32>(p, tile, lane, rows);
+#pragma unroll
+    for (int i = 0; i < S::ROWS / 32; ++i) control.next.rows[lane + i * 32] = rows[i];
+    __syncwarp();
+    if (lane == 0) arrive(buffers + S::PLACED);
+  }
+}
+
 /// Fills the buffers for the tiles of this block, `block` of `blocks` where a pair counts as one.
 template <class S, bool LANES>
 __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMap& map, const CUtensorMap& row_map,
@@ -116,32 +176,38 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
   const int k = static_cast<int>(p.k), steps = (k + S::BK - 1) / S::BK;
   const int thread = threadIdx.x, chunk = thread % 8, copy_row = thread / 8;
   const uint32_t copy_at = S::WEIGHT_BYTES + copy_row * 128 + ((chunk ^ (copy_row & 7)) * 16);
-  if (!p.copy_rows && thread >= 32) return;  // one thread issues all copies, its warp finds the tiles
+  if (!p.copy_rows && thread >= 32) return;  // one thread issues all copies
   const char* input = static_cast<const char*>(input_of(p)) + chunk * 16;
-  const int64_t pitch = p.k * 2;
-  Walk walk{block, blocks, -1};
-  if constexpr (LANES) walk = lanes_walk(p, block, blocks);
+  [[maybe_unused]] Walk walk{block, blocks, -1};  // without finders
+  if constexpr (LANES && S::FINDERS == 0) walk = lanes_walk(p, block, blocks);
+  [[maybe_unused]] uint32_t turn = 0;  // as in find_tiles()
   Cursor<S::STAGES> at;
   [[maybe_unused]] Cursor<S::STAGES> freed;  // of the next buffer to be waited for
   int slot = 0;
   [[maybe_unused]] int under_way = 0;
 #pragma unroll 1
-  for (int index = walk.first;; index += walk.stride) {
+  for (;;) {
+    uint32_t rows[S::PASSES];  // see input_rows()
+    const char* from = input;
     Tile tile{};
-    const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, index, rank, tile, walk.lane);
-    if (LANES && found && thread == 0) trace_tile(p, tile.expert);
-    // Pointers, though they cost twice the registers of offsets: with those, the copies of a step took 10 % longer than
-    // its products (docs/kernels/log.md, entry 9).
-    const char* rows[S::PASSES];
-    if (found && p.copy_rows) {
+    if constexpr (S::FINDERS > 0) {
+      wait(buffers + S::FOUND, turn);
+      tile = control.next.tile;
+      if (p.copy_rows && tile.padded != 0) {
+        wait(buffers + S::PLACED, turn);
 #pragma unroll
-      for (int i = 0; i < S::PASSES; ++i) {
-        // A row past the tile's end is given a row that exists: its results are not stored.
-        const int row = tile.row + max(0, min(copy_row + i * 16, tile.rows - 1));
-        const int from = p.gather ? max(0, slot_at(p, row)) / p.rows_per_input : row;
-        rows[i] = input + from * pitch;
+        for (int i = 0; i < S::PASSES; ++i) rows[i] = control.next.rows[copy_row + i * 16];
       }
+      turn ^= 1;
+      __syncwarp();  // all of the warp have read it
+      if (thread % 32 == 0) arrive(buffers + S::TAKEN);
+    } else {
+      const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, walk.first, rank, tile, walk.lane);
+      if (LANES && found && thread == 0) trace_tile(p, tile.expert);
+      if (found && p.copy_rows) input_rows<16>(p, tile, copy_row, rows);
+      walk.first += walk.stride;
     }
+    const bool found = tile.padded != 0;
     const int y = tile.expert * static_cast<int>(p.n) + tile.column;
 #pragma unroll 1
     for (int s = 0; s < steps; ++s) {
@@ -186,11 +252,11 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
           // Chunks past k become zeros; nothing is read for them.
           const bool inside = s * S::BK + h * S::PANEL + chunk * 8 < k;
           if (i * 16 < tile.padded)
-            copy16_async(buffer + copy_at + h * S::ROW_PANEL_BYTES + i * 16 * 128, rows[i] + h * (S::PANEL * 2),
+            copy16_async(buffer + copy_at + h * S::ROW_PANEL_BYTES + i * 16 * 128, from + h * (S::PANEL * 2), rows[i],
                          inside);
         }
-        rows[i] += S::BK * 2;
       }
+      from += S::BK * 2;
       arrive_after_copies(ready);
       at.advance();
     }
@@ -338,7 +404,7 @@ __global__ void __maxnreg__(S::REGISTERS)
     grouped_wgmma_kernel(const GroupedParams p, const __grid_constant__ CUtensorMap map,
                          const __grid_constant__ CUtensorMap row_map) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-  extern __shared__ unsigned char unaligned[];
+  extern __shared__ __align__(256) unsigned char unaligned[];
   const uint32_t raw = shared_address(unaligned), buffers = (raw + 1023) & ~1023u;
   typename S::Control& control =
       *reinterpret_cast<typename S::Control*>(unaligned + (buffers - raw) + S::STAGES * S::STAGE_BYTES);
@@ -350,6 +416,9 @@ __global__ void __maxnreg__(S::REGISTERS)
       barrier_init(buffers + S::FULL + i * 8, p.copy_rows ? S::PRODUCERS + 1 : 1);
       barrier_init(buffers + S::EMPTY + i * 8, S::CONSUMER_WARPS * S::CLUSTER);
     }
+    barrier_init(buffers + S::FOUND, 1);
+    barrier_init(buffers + S::PLACED, 1);
+    barrier_init(buffers + S::TAKEN, p.copy_rows ? S::PRODUCERS / 32 : 1);
     barrier_init_fence();
   }
   if constexpr (S::CLUSTER > 1)
@@ -359,13 +428,16 @@ __global__ void __maxnreg__(S::REGISTERS)
   // Launched as a programmatic dependent: what is above overlapped with the kernel before.
   wait_for_previous();
 
-  // Each consumer thread holds ROWS accumulators, a producer thread hardly anything.
+  // Each consumer thread holds ROWS accumulators, the others hardly anything.
   if (threadIdx.x < S::PRODUCERS) {
     fewer_registers<S::PRODUCER>();
     produce<S, LANES>(p, map, row_map, buffers, control, rank, blockIdx.x / S::CLUSTER, gridDim.x / S::CLUSTER);
-  } else {
+  } else if (threadIdx.x < S::PRODUCERS + S::CONSUMERS) {
     more_registers<S::CONSUMER>();
     consume<S>(p, buffers, control);
+  } else if constexpr (S::FINDERS > 0) {
+    fewer_registers<S::FINDER>();
+    find_tiles<S, LANES>(p, buffers, control, rank, blockIdx.x / S::CLUSTER, gridDim.x / S::CLUSTER);
   }
   // No block may leave while the other still multicasts to it or arrives at its barriers.
   if constexpr (S::CLUSTER > 1) cluster_sync();

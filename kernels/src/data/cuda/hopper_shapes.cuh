@@ -7,17 +7,17 @@
 namespace nexus::cuda::hopper {
 
 template <class T, int CLUSTER>
-using Chosen = Shape<T, kWgmmaRows, kWgmmaStages, CLUSTER, 168, 64, 216, Options<2, true>>;
+using Chosen = Shape<T, kWgmmaRows, kWgmmaStages, CLUSTER, 128, 48, 216, 32, Options<2, true>>;
 template <class T>
-using Few = Shape<T, kWgmmaFewRows, kWgmmaFewStages, 1, 168, 64, 216, Options<2, false>>;
+using Few = Shape<T, kWgmmaFewRows, kWgmmaFewStages, 1, 128, 48, 216, 32, Options<2, false>>;
 template <class T, int CLUSTER>
-using Sharing = Shape<T, kWgmmaShareRows, kWgmmaShareStages, CLUSTER, 120, 72, 144, Options<2, false>>;
+using Sharing = Shape<T, kWgmmaShareRows, kWgmmaShareStages, CLUSTER, 120, 72, 144, 0, Options<2, false>>;
 // Without lanes, for which each would cost another half megabyte of code.
 template <class T>
-using Fewer = Shape<T, kWgmmaFewerRows, kWgmmaFewerStages, 1, 168, 64, 216, Options<2, false, 2>>;
+using Fewer = Shape<T, kWgmmaFewerRows, kWgmmaFewerStages, 1, 128, 48, 216, 32, Options<2, false, 2>>;
 template <class T>
-using Narrow = Shape<T, kWgmmaFewRows, kWgmmaNarrowStages, 1, 168, 64, 216, Options<1, false, 2>>;
+using Narrow = Shape<T, kWgmmaFewRows, kWgmmaNarrowStages, 1, 128, 48, 216, 32, Options<1, false, 2>>;
 template <class T>
-using NarrowFewer = Shape<T, kWgmmaFewerRows, kWgmmaNarrowFewerStages, 1, 168, 64, 216, Options<1, false, 2>>;
+using NarrowFewer = Shape<T, kWgmmaFewerRows, kWgmmaNarrowFewerStages, 1, 128, 48, 216, 32, Options<1, false, 2>>;
 
 }  // namespace nexus::cuda::hopper

@@ -19,6 +19,14 @@ struct Tile {
   int padded;  // rows that the products run over, a multiple of 8; 0: there is no tile
 };
 
+/// A tile that is found before its turn, with the rows of the input that its rows are. Its barriers come first.
+template <int ROWS>
+struct NextTile {
+  uint64_t found, placed, taken;
+  Tile tile;
+  uint32_t rows[ROWS];  // see input_rows()
+};
+
 /// Tile `index` of a cluster of CLUSTER blocks with up to SPAN rows each, as block `rank` sees it. All lanes of a warp
 /// call it and get the same answer. False: no more tiles. LANES, only: see find_place.
 template <int SPAN, int CLUSTER, int COLUMNS, bool LANES>

@@ -25,6 +25,16 @@ __device__ __forceinline__ void copy16_async(uint32_t target, const void* source
   asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(target), "l"(source), "r"(bytes)
                : "memory");
 }
+/// The same from `units` times 16 bytes behind `source`. The address is made at the copy: left to itself, the compiler
+/// steps a pointer for every copy through a loop, in two registers each.
+__device__ __forceinline__ void copy16_async(uint32_t target, const void* source, uint32_t units, bool valid) {
+  const int bytes = valid ? 16 : 0;
+  asm volatile(
+      "{ .reg .b64 at; mad.wide.u32 at, %2, 16, %1;\n"
+      "cp.async.cg.shared.global.L2::128B [%0], [at], 16, %3; }\n" ::"r"(target),
+      "l"(source), "r"(units), "r"(bytes)
+      : "memory");
+}
 __device__ __forceinline__ uint4 load16_shared(uint32_t address) {
   uint4 v;
   asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];\n"

@@ -99,11 +99,12 @@ const std::vector<const Variant*>& all() {
 /// Mean rows per expert, rounded up. Routing is known on the device only; experts far over the mean take several tiles.
 int64_t mean_rows(const Problem& p) { return (p.rows + p.experts - 1) / p.experts; }
 
-/// Below 64 columns most of the 256 of a tile would be idle; tensor maps count rows in 31 bits.
+/// Below 64 columns most of the 256 of a tile would be idle; tensor maps count rows in 31 bits, and rows of the input
+/// that are copied one by one begin at 32 bits' worth of 16 bytes (input_rows() in hopper_grouped.cuh).
 /// A gated layer's weights come in sixteens of rows, eight gates and eight ups (weights_map()).
 bool wgmma_fits(const Problem& p) {
   return p.hopper && p.aligned && p.dtype != DType::kF32 && p.n >= 64 && p.experts * p.n < int64_t{1} << 31 &&
-         (!p.gated || p.n % 16 == 0);
+         p.rows * (p.k / 8) <= int64_t{1} << 32 && (!p.gated || p.n % 16 == 0);
 }
 
 const Variant& choose_simt(const Problem& p) {
