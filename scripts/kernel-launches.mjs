@@ -54,6 +54,18 @@ export const acceptedSpills = [
     why: 'a float32 router on 16-bit tokens, with lanes: two registers of a tile’s place, behind the inner loop',
   },
   {
+    kernel: 'decode_hidden_kernel',
+    instance: /^f32, Streamed</,
+    most: { sm_90a: 2 },
+    why: 'one register around the routing, for an item that asks for the next one’s first chunks',
+  },
+  {
+    kernel: 'decode_output_kernel',
+    instance: /^f32, SideBySide<f32, 1>/,
+    most: { sm_90a: 12 },
+    why: 'float32 of few long rows: three registers around the routing and between items',
+  },
+  {
     kernel: 'decode_output_kernel',
     instance: /^(bf16|f16|f32), (SideBySide|Streamed)</,
     most: { sm_90a: 5 },
@@ -97,7 +109,7 @@ export function definitionOf(kernel) {
 /** The names of a shape's template parameters; '' where it is not found. */
 export function shapeParameters(shape) {
   for (const file of kernelFiles()) {
-    const found = new RegExp(`template <([^>]*)>\\s*struct ${shape} \\{`).exec(text(join(sources, file)))
+    const found = new RegExp(`template <([^>]*)>\\s*struct ${shape}(?: : \\w+)? \\{`).exec(text(join(sources, file)))
     if (found !== null) return parameterNames(found[1] ?? '')
   }
   return ''

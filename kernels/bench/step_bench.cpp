@@ -5,9 +5,10 @@
 //
 //   step_bench [--tokens=1,8,…] [--skew=S] [--ways=WAY,…] [--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
 //
-// A way is `auto` (a launch for each operation, the heuristic's variants), `decode` (the kernels of decode.h), or
-// FIRST+SECOND, the kernel variants of the two linear layers (bf16). `-`: the way does not serve the step. --skew: the
-// standard deviation of a bias that each expert has in all logits.
+// A way is `auto` (what a step takes that is not one for decode.h), `chain` (a launch for each operation), `mlp` (both
+// linear layers in one, hopper_mlp.h), `decode` (the kernels of decode.h), or FIRST+SECOND, the kernel variants of the
+// two linear layers (bf16). Each way's outputs are compared with those of the first, bit for bit. `-`: the way does not
+// serve the step. --skew: the standard deviation of a bias that each expert has in all logits.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -19,6 +20,7 @@
 
 #include "bench.h"
 #include "data/cuda/decode_path.h"
+#include "data/cuda/mlp_path.h"
 
 namespace {
 using namespace nexus;
@@ -35,8 +37,14 @@ std::vector<std::string> words(const std::string& text) {
 
 /// Forces the path of a way while it is recorded.
 struct Path {
-  explicit Path(const std::string& way) { cuda::set_decode_path(way == "decode" ? "fused" : "chain"); }
-  ~Path() { cuda::set_decode_path(""); }
+  explicit Path(const std::string& way) {
+    cuda::set_decode_path(way == "decode" ? "fused" : "chain");
+    cuda::set_mlp_path(way == "mlp" ? "fused" : way == "auto" ? "" : "chain");
+  }
+  ~Path() {
+    cuda::set_decode_path("");
+    cuda::set_mlp_path("");
+  }
 };
 
 struct Bench : bench::Memory {
@@ -80,6 +88,8 @@ struct Bench : bench::Memory {
     const auto ids = bytes(rows * 4), weights = bytes(rows * 4), counts = bytes(e * 4), offsets = bytes((e + 1) * 4);
     const auto order = bytes(rows * 4), scratch = bytes(cuda::route_workspace_bytes(router, tokens));
     const auto hidden = bytes(mlp_workspace_bytes(stream->device(), mlp, rows));
+    const auto counters = bytes(std::max<int64_t>(mlp_counter_bytes(stream->device(), mlp), 4));
+    stream->fill(counters->data(), 0, counters->bytes());
 
     const auto step = [&](int i, const std::string& way) {
       RouteArgs ra;
@@ -102,7 +112,7 @@ struct Bench : bench::Memory {
       if (plus == std::string::npos) {
         MlpArgs ma;
         ma.x = x->data(), ma.tokens = tokens, ma.top_k = shape.top_k, ma.offsets = ra.offsets, ma.order = ra.order;
-        ma.rows = out_rows->data(), ma.workspace = hidden->data();
+        ma.rows = out_rows->data(), ma.workspace = hidden->data(), ma.counters = counters->data();
         grouped_mlp(*stream, mlp, w, ma);
       } else {
         GroupedLinearArgs a1, a2;
@@ -122,6 +132,19 @@ struct Bench : bench::Memory {
       combine(*stream, ca);
       return true;
     };
+    /// The outputs of all steps one after another; empty where the way does not serve.
+    const auto outputs = [&](const std::string& way) {
+      const auto host = HostBuffer::allocate(stream->device(), y->bytes());
+      std::string all;
+      for (int i = 0; i < steps; ++i) {
+        for (const auto& b : {y, out_rows, hidden}) stream->fill(b->data(), 0xff, b->bytes());
+        if (!step(i, way)) return std::string();
+        stream->copy(host->data(), y->data(), y->bytes());
+        stream->synchronize();
+        all.append(static_cast<const char*>(host->data()), y->bytes());
+      }
+      return all;
+    };
 
     const auto start = Event::create(stream->device()), end = Event::create(stream->device());
     struct Timed {
@@ -129,8 +152,10 @@ struct Bench : bench::Memory {
       std::shared_ptr<Graph> graph;
       int replays = 1;
       std::vector<double> us;
+      bool same = true;  // the bits of the first way
     };
     std::vector<Timed> timed;
+    std::string want;
     const auto replay = [&](const Timed& t) {
       start->record(*stream);
       for (int i = 0; i < t.replays; ++i) t.graph->launch(stream);
@@ -142,7 +167,10 @@ struct Bench : bench::Memory {
       const Path path(way);
       Timed t{way, nullptr, 1, {}};
       try {
-        if (step(0, way))
+        const std::string got = outputs(way);
+        if (want.empty()) want = got;
+        t.same = got == want;
+        if (!got.empty())
           t.graph = Graph::capture(stream, [&] {
             for (int i = 0; i < steps; ++i) step(i, way);
           });
@@ -166,7 +194,7 @@ struct Bench : bench::Memory {
         std::nth_element(t.us.begin(), t.us.begin() + turns / 2, t.us.end());
         std::printf("%10.2f", t.us[static_cast<size_t>(turns / 2)]);
       }
-      std::printf("  %s\n", t.way.c_str());
+      std::printf("  %s%s\n", t.way.c_str(), t.us.empty() || t.same ? "" : " (OTHER BITS)");
     }
     std::fflush(stdout);
   }
@@ -177,7 +205,7 @@ struct Bench : bench::Memory {
 int main(int argc, char** argv) try {
   std::vector<Shape> shapes;
   std::vector<int64_t> tokens{1, 8, 64, 512, 4096};
-  std::vector<std::string> ways{"auto", "decode"};
+  std::vector<std::string> ways{"auto", "chain", "decode"};
   float skew = 0;
   int turns = 9;
   for (int i = 1; i < argc; ++i) {
@@ -193,7 +221,7 @@ int main(int argc, char** argv) try {
       turns = std::max(1, std::stoi(value));
     } else if (!bench::add_shape(argument, shapes)) {
       std::fprintf(stderr,
-                   "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|decode|FIRST+SECOND,...] "
+                   "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|chain|mlp|decode|FIRST+SECOND,...] "
                    "[--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
       return 2;
     }

@@ -1,4 +1,5 @@
-// For tests of two ways that give the same bits (data/cuda/decode_path.h), on a GPU of compute capability 9.0.
+// For tests of two ways that give the same bits (data/cuda/decode_path.h, mlp_path.h), on a GPU of compute
+// capability 9.0.
 #pragma once
 #include <algorithm>
 
@@ -7,6 +8,7 @@
 #ifdef NEXUS_HAS_CUDA
 #include "data/cuda/arch.h"
 #include "data/cuda/decode_path.h"
+#include "data/cuda/mlp_path.h"
 #endif
 
 namespace nexus::test {
@@ -22,6 +24,12 @@ inline void require_hopper() {
 inline void set_decode_path([[maybe_unused]] const char* path) {
 #ifdef NEXUS_HAS_CUDA
   cuda::set_decode_path(path);
+#endif
+}
+
+inline void set_mlp_path([[maybe_unused]] const char* path) {
+#ifdef NEXUS_HAS_CUDA
+  cuda::set_mlp_path(path);
 #endif
 }
 

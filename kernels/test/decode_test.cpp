@@ -149,27 +149,30 @@ TEST_IN_PARTS("decode: real widths, in slices and on the whole chip, steps one b
   struct Shape {
     int experts, top_k;
     int64_t hidden, inter, tokens;
+    DType dtype = DType::kBF16;
   };
   Random random(1201);
   for (const Shape& s : {Shape{128, 8, 2048, 768, 1}, Shape{128, 8, 2048, 768, 2}, Shape{64, 6, 2048, 1408, 1},
-                         Shape{32, 4, 2880, 2880, 1}, Shape{8, 2, 512, 1024, 1}, Shape{16, 2, 1024, 2048, 1},
-                         Shape{8, 2, 512, 14336, 1}, Shape{8, 2, 4096, 512, 1}, Shape{16, 2, 1032, 4096, 2}}) {
+                         Shape{32, 4, 2880, 2880, 1}, Shape{64, 6, 2056, 1408, 3}, Shape{32, 4, 2880, 2880, 2},
+                         Shape{8, 2, 512, 1024, 1}, Shape{16, 2, 1024, 2048, 1}, Shape{8, 2, 512, 14336, 1},
+                         Shape{8, 2, 4096, 512, 1}, Shape{16, 2, 1032, 4096, 2},
+                         Shape{64, 8, 2048, 768, 1, DType::kF16}, Shape{64, 8, 1024, 768, 1, DType::kF32}}) {
     if (!part.mine()) continue;
     LayerDesc d;
     d.router = {.experts = s.experts, .top_k = s.top_k, .normalize = Normalize::kSumPlusEpsilon};
-    d.experts = {.dtype = DType::kBF16, .experts = s.experts, .input = s.hidden, .hidden = s.inter, .output = s.hidden};
+    d.experts = {.dtype = s.dtype, .experts = s.experts, .input = s.hidden, .hidden = s.inter, .output = s.hidden};
     Bench bench(DeviceId{0});
     // Weights that repeat every few experts: distinct rows matter here, not distinct experts' bytes.
     LayerWeights w;
     const auto matrix = [&](int64_t n, int64_t k) {
-      auto buffer = Buffer::allocate(bench.stream, static_cast<size_t>(s.experts * n * k) * 2);
+      auto buffer = Buffer::allocate(bench.stream, static_cast<size_t>(s.experts * n * k) * size_of(s.dtype));
       const HostArray some = HostArray::rounded(
-          DType::kBF16, random.normals(static_cast<size_t>(n * k), 1.f / std::sqrt(static_cast<float>(k))));
+          s.dtype, random.normals(static_cast<size_t>(n * k), 1.f / std::sqrt(static_cast<float>(k))));
       const auto staging = HostBuffer::allocate(bench.device, some.bytes.size());
       std::memcpy(staging->data(), some.data(), some.bytes.size());
       for (int e = 0; e < s.experts; ++e)  // each expert's rows begin elsewhere in the same data
         for (int part = 0; part < 2; ++part) {
-          const size_t cut = static_cast<size_t>(e * n / s.experts * k) * 2, all = some.bytes.size();
+          const size_t cut = static_cast<size_t>(e * n / s.experts * k) * size_of(s.dtype), all = some.bytes.size();
           char* const to = static_cast<char*>(buffer->data()) + static_cast<size_t>(e) * all;
           const char* const from = static_cast<const char*>(staging->data());
           if (part == 0)
@@ -200,7 +203,7 @@ TEST_IN_PARTS("decode: real widths, in slices and on the whole chip, steps one b
       for (size_t i = 0; i < batches.size(); ++i) {
         StepArgs a;
         a.x = batches[i].x, a.tokens = s.tokens, a.logits = batches[i].logits;
-        a.out = bench.poisoned(DType::kBF16, size);
+        a.out = bench.poisoned(s.dtype, size);
         if (round % 2 == 0)
           layer->replay(bench.stream, *graph, a);
         else
@@ -208,7 +211,7 @@ TEST_IN_PARTS("decode: real widths, in slices and on the whole chip, steps one b
         outs.push_back(a.out);
       }
       for (size_t i = 0; i < batches.size(); ++i)
-        if (bench.read(DType::kBF16, outs[i], size).bytes != want[i].out.bytes)
+        if (bench.read(s.dtype, outs[i], size).bytes != want[i].out.bytes)
           throw Failure(what + ": other outputs in round " + show(round));
     }
     if (partition_info(bench.device).enforcement != Enforcement::kHardware) continue;
@@ -217,11 +220,11 @@ TEST_IN_PARTS("decode: real widths, in slices and on the whole chip, steps one b
       const auto stream = partition->create_stream(slice, 0);
       StepArgs a;
       a.x = batches[0].x, a.tokens = s.tokens, a.logits = batches[0].logits;
-      a.out = bench.poisoned(DType::kBF16, size);
+      a.out = bench.poisoned(s.dtype, size);
       bench.stream->synchronize();
       layer->enqueue(stream, a);
       stream->synchronize();
-      if (bench.read(DType::kBF16, a.out, size).bytes != want[0].out.bytes)
+      if (bench.read(s.dtype, a.out, size).bytes != want[0].out.bytes)
         throw Failure(what + ": other outputs in slice " + show(slice));
     }
   }

@@ -103,8 +103,11 @@ struct MlpArgs {
   const float* input_scale = nullptr;  ///< [tokens * top_k] or null (Llama-4)
   void* rows = nullptr;                ///< out [tokens * top_k, output] in slot order, of dtype
   void* workspace = nullptr;           ///< mlp_workspace_bytes()
-  int64_t choice_tokens = 0;           ///< see GroupedLinearArgs::choice_rows; 0: tokens
-  const StepBlock* step = nullptr;     ///< or null: x and the true number of tokens are its, `tokens` the upper bound
+  /// mlp_counter_bytes() or null: memory by which the blocks of a launch for two layers know one another. Zero before
+  /// the first call that gets it, left so by each; calls that share it are in one order.
+  void* counters = nullptr;
+  int64_t choice_tokens = 0;        ///< see GroupedLinearArgs::choice_rows; 0: tokens
+  const StepBlock* step = nullptr;  ///< or null: x and the true number of tokens are its, `tokens` the upper bound
   LaneView lanes{};
   VariantChoice choice{};  ///< of every linear layer
 };
@@ -112,6 +115,7 @@ constexpr int mlp_layers(MlpKind k) { return k == MlpKind::kThreeLayer ? 3 : 2; 
 /// The grouped linear layer i of the MLP (widths, epilogue).
 GroupedLinearDesc mlp_layer(const MlpDesc& desc, int i);
 size_t mlp_workspace_bytes(DeviceId device, const MlpDesc& desc, int64_t rows);
+size_t mlp_counter_bytes(DeviceId device, const MlpDesc& desc);  ///< 0: there is no use for them
 void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights, const MlpArgs& args);
 
 }  // namespace nexus

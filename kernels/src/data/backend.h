@@ -53,6 +53,12 @@ namespace cuda {
 /// Leaves what route(), grouped_mlp() and combine() would, bit for bit, but for the rows. False: nothing was queued,
 /// since this step is not one for it (cuda/decode.h). Arguments are valid.
 bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& experts, const DecodeArgs& args);
+
+/// Both layers of an MLP in one launch, with the bits of two calls of grouped_linear(). False: nothing was queued,
+/// since these are not layers for it (cuda/hopper_mlp.h). `counters`: MlpArgs::counters.
+bool grouped_pair(Stream& stream, const GroupedLinearDesc& first, const GroupedLinearArgs& first_args,
+                  const GroupedLinearDesc& second, const GroupedLinearArgs& second_args, void* counters);
+size_t mlp_counter_bytes(const MlpDesc& desc);
 }  // namespace cuda
 
 /// dst[i] = scale * normal(seed, i): Philox4x32-10 with counter i/4, then Box-Muller on pairs. The uniforms are exact

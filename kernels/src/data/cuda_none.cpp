@@ -18,6 +18,11 @@ std::vector<VariantCandidate> grouped_linear_candidates(DeviceId, const GroupedL
 }
 std::string device_class(DeviceId) { no_cuda("device_class"); }
 bool decode_step(Stream&, const RouterDesc&, const MlpDesc&, const DecodeArgs&) { no_cuda("decode_step"); }
+bool grouped_pair(Stream&, const GroupedLinearDesc&, const GroupedLinearArgs&, const GroupedLinearDesc&,
+                  const GroupedLinearArgs&, void*) {
+  no_cuda("grouped_mlp");
+}
+size_t mlp_counter_bytes(const MlpDesc&) { return 0; }
 void combine(Stream&, const CombineArgs&) { no_cuda("combine"); }
 void shared_gate(Stream&, const SharedGateArgs&) { no_cuda("shared_gate"); }
 void gather_rows(Stream&, DType, const void*, const int32_t*, int64_t, int64_t, int32_t, int64_t, void*) {

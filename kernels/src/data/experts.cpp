@@ -118,6 +118,11 @@ size_t mlp_workspace_bytes(DeviceId, const MlpDesc& desc, int64_t rows) {
   return static_cast<size_t>(mlp_layers(desc.kind) - 1) * intermediate_bytes(desc, rows);
 }
 
+size_t mlp_counter_bytes(DeviceId device, const MlpDesc& desc) {
+  check(desc);
+  return device.is_cpu() ? 0 : cuda::mlp_counter_bytes(desc);
+}
+
 void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights, const MlpArgs& args) {
   using namespace validate;
   check(desc);
@@ -146,15 +151,17 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
   const int32_t* offsets = args.offsets;
   if (!args.order && !offsets && args.step) offsets = args.step->dense;
   char* intermediate = static_cast<char*>(args.workspace);
-  const void* input = args.x;
-  for (int i = 0; i < layers; ++i) {
+  const auto result_of = [&](int i) {
+    return i == layers - 1 ? args.rows : intermediate + static_cast<size_t>(i) * intermediate_bytes(desc, rows);
+  };
+  const auto linear_of = [&](int i) {
     const size_t at = static_cast<size_t>(i);
     const bool first = i == 0, last = i == layers - 1;
     GroupedLinearArgs linear;
-    linear.input = input;
+    linear.input = first ? args.x : result_of(i - 1);
     linear.weight = weights.weight[at];
     linear.bias = weights.bias[at];
-    linear.output = last ? args.rows : intermediate + at * intermediate_bytes(desc, rows);
+    linear.output = result_of(i);
     linear.offsets = offsets;
     linear.order = args.order;
     linear.rows_per_input = first ? args.top_k : 1;
@@ -168,9 +175,12 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
     linear.step_input = first && args.step;
     linear.lanes = args.lanes;
     linear.choice = args.choice;
-    grouped_linear(stream, mlp_layer(desc, i), linear);
-    input = linear.output;
-  }
+    return linear;
+  };
+  if (layers == 2 && args.counters != nullptr && !stream.device().is_cpu() &&
+      cuda::grouped_pair(stream, mlp_layer(desc, 0), linear_of(0), mlp_layer(desc, 1), linear_of(1), args.counters))
+    return;
+  for (int i = 0; i < layers; ++i) grouped_linear(stream, mlp_layer(desc, i), linear_of(i));
 }
 
 }  // namespace nexus

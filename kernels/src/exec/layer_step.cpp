@@ -92,6 +92,7 @@ void queue_experts(Stream& s, const LayerStep& step, const LaneView& lanes) {
   mlp.input_scale = step.desc.scale_input ? step.scratch.weights : nullptr;
   mlp.rows = step.scratch.rows;
   mlp.workspace = step.scratch.mlp;
+  mlp.counters = step.scratch.mlp_counters;
   mlp.choice_tokens = step.bucket;
   mlp.step = step.block;
   mlp.lanes = lanes;

@@ -23,6 +23,8 @@ Layout::Layout(const LayerDesc& desc, DeviceId device, int64_t bucket) {
   const size_t t = static_cast<size_t>(bucket), slots = t * static_cast<size_t>(r.top_k);
   const size_t e = static_cast<size_t>(r.experts);
   const size_t row = static_cast<size_t>(m.output) * size_of(m.dtype);
+  zeroed_ = mlp_counter_bytes(device, m);
+  take(zeroed_);
   step_ = take(sizeof(StepBlock));
   counts_ = take(e * sizeof(int32_t));
   offsets_ = take((e + 1) * sizeof(int32_t));
@@ -53,6 +55,7 @@ Scratch Layout::at(void* base) const {
   s.route = p + route_;
   s.rows = p + rows_;
   s.mlp = p + mlp_;
+  s.mlp_counters = zeroed_ > 0 ? p : nullptr;
   s.shared_rows = p + shared_rows_;
   s.shared_mlp = p + shared_mlp_;
   s.shared_scale = reinterpret_cast<float*>(p + shared_scale_);

@@ -16,6 +16,7 @@ struct Scratch {
   void* route;
   void* rows;
   void* mlp;
+  void* mlp_counters;
   void* shared_rows;
   void* shared_mlp;
   float* shared_scale;
@@ -26,12 +27,14 @@ class Layout {
  public:
   Layout(const LayerDesc& desc, DeviceId device, int64_t bucket);
   size_t bytes() const { return bytes_; }
+  /// So many of the first bytes are zero before a layer's first step and between steps, whatever their buckets.
+  size_t zeroed() const { return zeroed_; }
   Scratch at(void* base) const;
 
  private:
   size_t take(size_t bytes);
 
-  size_t bytes_ = 0;
+  size_t bytes_ = 0, zeroed_ = 0;
   size_t step_, logits_, expert_ids_, counts_, offsets_, order_, weights_, route_, rows_, mlp_;
   size_t shared_rows_ = 0, shared_mlp_ = 0, shared_scale_ = 0;
 };
@@ -40,7 +43,9 @@ class Layout {
 class Workspace {
  public:
   Workspace(const std::shared_ptr<Stream>& stream, const Layout& layout)
-      : buffer_(Buffer::allocate(stream, layout.bytes())), last_(stream) {}
+      : buffer_(Buffer::allocate(stream, layout.bytes())), last_(stream) {
+    if (layout.zeroed() > 0) stream->fill(buffer_->data(), 0, layout.zeroed());
+  }
   /// Given back behind the last step that used it.
   ~Workspace();
   Workspace(const Workspace&) = delete;

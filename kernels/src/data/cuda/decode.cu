@@ -1,25 +1,17 @@
 // Host side of decode steps (decode.h): when they are taken.
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
 
 #include "data/backend.h"
 #include "data/cuda/arch.h"
 #include "data/cuda/check.h"
 #include "data/cuda/decode.h"
 #include "data/cuda/decode_path.h"
+#include "data/cuda/path_switch.h"
 
 namespace nexus::cuda {
 namespace {
 
-enum Path { kUnread, kFused, kChain };
-std::atomic<Path> path{kUnread};
-
-Path parse_path(const std::string& text, const char* argument) {
-  if (text.empty() || text == "fused") return kFused;
-  if (text == "chain") return kChain;
-  throw_invalid(std::string(argument) + ": got '" + text + "', expected fused or chain");
-}
+PathSwitch path("NEXUS_DECODE", "set_decode_path");
 
 /// Whether the chain would run the layer as matrix-vector products, whose order of sums is ours, too.
 bool is_gemv(const GroupedLinearDesc& desc, int64_t rows, bool aligned, int device, const VariantChoice& choice) {
@@ -30,18 +22,8 @@ bool is_gemv(const GroupedLinearDesc& desc, int64_t rows, bool aligned, int devi
 
 }  // namespace
 
-bool decode_path() {
-  Path way = path.load(std::memory_order_relaxed);
-  if (way == kUnread) {
-    const char* text = std::getenv("NEXUS_DECODE");
-    way = parse_path(text ? text : "", "NEXUS_DECODE");
-    path.store(way, std::memory_order_relaxed);  // racing threads store the same value
-  }
-  return way == kFused;
-}
-void set_decode_path(const std::string& way) {
-  path.store(way.empty() ? kUnread : parse_path(way, "set_decode_path"), std::memory_order_relaxed);
-}
+bool decode_path() { return path.fused(); }
+void set_decode_path(const std::string& way) { path.set(way); }
 
 bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& experts, const DecodeArgs& args) {
   const Target to = target(stream);

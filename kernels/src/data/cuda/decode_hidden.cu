@@ -37,12 +37,16 @@ __global__ void __launch_bounds__(kDecodeThreads, Form::BLOCKS)
 
   const int groups = n / ROWS;  // k of the second layer is whole 16 bytes, so n is whole items
   const int first = static_cast<int>(blockIdx.x) * kDecodeWarps + (static_cast<int>(threadIdx.x) >> 5);
-#pragma unroll 1
-  for (int item = first; item < step.tokens * top_k * groups; item += static_cast<int>(gridDim.x) * kDecodeWarps) {
+  const int items = step.tokens * top_k * groups, stride = static_cast<int>(gridDim.x) * kDecodeWarps;
+  if (first >= items) return;
+  const auto begin_of = [&](int item) {
+    const int slot = item / groups, expert = reinterpret_cast<const int*>(shared)[slot];
+    return static_cast<const T*>(p.first.weight) +
+           (static_cast<int64_t>(expert) * n + (item - slot * groups) * ROWS) * k;
+  };
+  const auto sum_item = [&](int item, auto& rows) {
     const int slot = item / groups, column = (item - slot * groups) * ROWS;
     const int expert = reinterpret_cast<const int*>(shared)[slot];
-    typename Form::Rows rows(static_cast<const T*>(p.first.weight) + (static_cast<int64_t>(expert) * n + column) * k,
-                             ROWS - 1, k);
     float bias[ROWS] = {};
     if (p.first.bias) {
       const float* const from = p.first.bias + static_cast<int64_t>(expert) * n + column;
@@ -51,7 +55,11 @@ __global__ void __launch_bounds__(kDecodeThreads, Form::BLOCKS)
     }
     const float scale = p.scale_input ? __ldcg(p.route.weights + slot) : 1.f;
     float v[ROWS] = {};
-    rows.sum(inputs + static_cast<int64_t>(slot / top_k) * k, v);
+    const T* const input = inputs + static_cast<int64_t>(slot / top_k) * k;
+    if constexpr (Form::STREAMED)
+      rows.sum(input, v, [&] { return item + stride < items ? begin_of(item + stride) : nullptr; });
+    else
+      rows.sum(input, v);
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) v[r] = warp_sum(v[r]);
     if ((threadIdx.x & 31) == 0) {
@@ -67,6 +75,17 @@ __global__ void __launch_bounds__(kDecodeThreads, Form::BLOCKS)
         store(to + column / 2, std::integral_constant<int, ROWS / 2>{});
       else
         store(to + column, std::integral_constant<int, ROWS>{});
+    }
+  };
+  if constexpr (Form::STREAMED) {
+    typename Form::Rows rows(begin_of(first), ROWS - 1, k);
+#pragma unroll 1
+    for (int item = first; item < items; item += stride) sum_item(item, rows);
+  } else {
+#pragma unroll 1
+    for (int item = first; item < items; item += stride) {
+      typename Form::Rows rows(begin_of(item), ROWS - 1, k);
+      sum_item(item, rows);
     }
   }
 #endif
@@ -102,11 +121,12 @@ void launch_decode_hidden(DType dtype, const DecodeParams& params, const Target&
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
     if (is_streamed(dtype, p.first.k, p.first.n, 16))
-      launch_items<T, Streamed<T, 16, 2>>(p, target, shared, queue);
-    else if (slots * p.first.n <= kFewHiddenRows)
-      launch_items<T, SideBySide<T, 2>>(p, target, shared, queue);
-    else
-      launch_items<T, SideBySide<T, kDecodeRows>>(p, target, shared, queue);
+      return launch_items<T, Streamed<T, 16, 2>>(p, target, shared, queue);
+    if (slots * p.first.n <= kFewHiddenRows) return launch_items<T, SideBySide<T, 2>>(p, target, shared, queue);
+    if constexpr (sizeof(T) == 2)  // float32 spills
+      if (is_streamed(dtype, p.first.k, p.first.n, 8, kLongHiddenBytes))
+        return launch_items<T, Streamed<T, 8, kDecodeBlocks>>(p, target, shared, queue);
+    launch_items<T, SideBySide<T, kDecodeRows>>(p, target, shared, queue);
   });
 }
 

@@ -29,6 +29,7 @@ struct DecodeStep {
 /// The experts of all slots, for the block. Ranked: by a warp for each token, which compares as little as it can, since
 /// the memory waits for it on all of the chip. Of the lanes' largest keys the top_k-th is a bound: only what is not
 /// below it, hardly more than top_k, can be chosen, and an expert's place is the number of those that go before it.
+/// Mostly these are lanes' largest keys and a few lanes' second ones, none equal, whose places are counted at once.
 /// Otherwise what route left, which must be complete. A barrier of the block must follow.
 __device__ __forceinline__ void find_experts(const DecodeParams& p, const DecodeStep& step, unsigned char* shared) {
   constexpr unsigned kAll = 0xffffffffu;
@@ -49,7 +50,8 @@ __device__ __forceinline__ void find_experts(const DecodeParams& p, const Decode
   for (int token = warp; warp < kRankWarps && token < step.tokens; token += kRankWarps) {
     unsigned* const keys = all + token * stride;
     const float* const logits = step.logits + static_cast<int64_t>(token) * experts;
-    unsigned largest = 0;
+    unsigned largest = 0, second = 0, third = 0;  // of the lane
+    int id = 0, second_id = 0;
 #pragma unroll 4
     for (int e = lane; e < experts; e += 32) {
       const unsigned key = key_of(sanitised(__ldcg(logits + e)));
@@ -57,6 +59,17 @@ __device__ __forceinline__ void find_experts(const DecodeParams& p, const Decode
       largest = max(largest, key);
     }
     near[lane] = largest;  // at least 32 words
+    largest = 0;
+#pragma unroll 2  // its own loop: in the one above it costs the kernel registers that its weights need
+    for (int e = lane; e < experts; e += 32) {
+      const unsigned key = keys[e];
+      if (key > largest)
+        third = second, second = largest, second_id = id, largest = key, id = e;
+      else if (key > second)
+        third = second, second = key, second_id = e;
+      else
+        third = max(third, key);
+    }
     __syncwarp();
     int before = 0;
 #pragma unroll
@@ -65,6 +78,28 @@ __device__ __forceinline__ void find_experts(const DecodeParams& p, const Decode
       before += (k.x > largest) + (k.y > largest) + (k.z > largest) + (k.w > largest);
     }
     const unsigned bound = __reduce_min_sync(kAll, before < top_k ? largest : kAll);
+    const unsigned others = __ballot_sync(kAll, second >= bound);
+    if (top_k < 32 && __popc(others) <= 4) {
+      int second_before = top_k;
+#pragma unroll 1
+      for (unsigned left = others; left != 0; left &= left - 1) {
+        const int from = __ffs(static_cast<int>(left)) - 1;
+        const unsigned key = __shfl_sync(kAll, second, from);
+        const int place = __popc(__ballot_sync(kAll, largest > key)) + __popc(__ballot_sync(kAll, second > key));
+        before += key > largest;
+        if (lane == from) second_before = place;
+      }
+      // Equal keys have the same place, and the next one stays free.
+      const unsigned places =
+          third >= bound ? kAll
+                         : (before < top_k ? 1u << before : 0u) | (second_before < top_k ? 1u << second_before : 0u);
+      if (__reduce_or_sync(kAll, places) == (1u << top_k) - 1) {
+        if (before < top_k) ids[token * top_k + before] = id;
+        if (second_before < top_k) ids[token * top_k + second_before] = second_id;
+        __syncwarp();
+        continue;
+      }
+    }
     __syncwarp();
     int count = 0;  // ascending experts
 #pragma unroll 4

@@ -70,15 +70,24 @@ class WeightRows {
 
   /// acc[r] += row r · input.
   __device__ __forceinline__ void sum(const T* input, float (&acc)[ROWS]) {
+    sum(input, acc, [] { return static_cast<const T*>(nullptr); });
+  }
+  /// The same; the last chunks ask for the first ones of the item at following(), of as many rows, unless that is null.
+  template <class Following>
+  __device__ __forceinline__ void sum(const T* input, float (&acc)[ROWS], Following following) {
     input += lane() * kVec;
 #pragma unroll 1
-    for (int at = 0; at < k_; at += AHEAD * kSpan)
+    for (int at = 0; at < k_; at += AHEAD * kSpan) {
+      int ahead = at + AHEAD * kSpan;
+      if (ahead >= k_)
+        if (const T* const first = following()) first_ = first + lane() * kVec, ahead = 0;
 #pragma unroll
       for (int a = 0; a < AHEAD; ++a) {
         const int here = at + a * kSpan;
         if (here < left_) add_chunk_in_place<T>(chunk_[a], load_pack<kVec>(input + here), acc);
-        load(a, here + AHEAD * kSpan);
+        load(a, ahead + a * kSpan);
       }
+    }
   }
 
  private:

@@ -1,6 +1,6 @@
 // Long weight rows of one expert on their way to a warp's registers: two that follow one another in memory, read as the
-// one stream that they are, AHEAD chunks ahead of the sums and across the end of a row; and the ways of reading that a
-// decode kernel chooses from.
+// one stream that they are, AHEAD chunks ahead of the sums, across the end of a row and on into the next item; and the
+// ways of reading that a decode kernel chooses from.
 //
 // Where WeightRows (decode_rows.cuh) reads rows side by side, a chip's warps read from as many times more places, 512
 // bytes of each at a time. In order the memory gives 5 % more of rows of 8 KiB and more (docs/kernels/log.md, entry
@@ -27,12 +27,20 @@ class StreamRows {
 
   /// acc[r] += row r · input.
   __device__ __forceinline__ void sum(const T* input, float (&acc)[ROWS]) {
+    sum(input, acc, [] { return static_cast<const T*>(nullptr); });
+  }
+  /// The same; the last round asks for the first one of the item at following(), unless that is null.
+  template <class Following>
+  __device__ __forceinline__ void sum(const T* input, float (&acc)[ROWS], Following following) {
     input += lane() * kVec;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
       float own[1] = {acc[r]};
 #pragma unroll 1
       for (int at = 0; at < k_; at += AHEAD * kSpan) {
+        if (rounds_ == 0)
+          if (const T* const first = following())
+            next_ = first + lane() * kVec, rounds_ = ROWS * (k_ / (AHEAD * kSpan));
 #pragma unroll
         for (int a = 0; a < AHEAD; ++a) {
           add_chunk_in_place<T, 1>(chunk_[a], load_pack<kVec>(input + at + a * kSpan), own);
@@ -58,22 +66,28 @@ class StreamRows {
 /// How a decode kernel reads: rows of a warp's item, and blocks on an SM.
 template <class T, int ROWS_>
 struct SideBySide {
-  static constexpr bool STREAMED = false;
+  static constexpr bool STREAMED = false, RUNS_ON = false;
   static constexpr int ROWS = ROWS_, BLOCKS = kDecodeBlocks;
   using Rows = WeightRows<T, ROWS, kDecodeLoads / ROWS>;
 };
+/// Side by side, and on into the warp's next item. Only of whole items.
+template <class T>
+struct RunOn : SideBySide<T, kDecodeRows> {
+  static constexpr bool RUNS_ON = true;
+};
 template <class T, int AHEAD, int BLOCKS_>
 struct Streamed {
-  static constexpr bool STREAMED = true;
+  static constexpr bool STREAMED = true, RUNS_ON = false;
   static constexpr int ROWS = 2, BLOCKS = BLOCKS_;
   using Rows = StreamRows<T, ROWS, AHEAD>;
 };
 
+/// Bytes of rows that are long: 8 KiB, of decode_hidden's 4 KiB, too, of which rounds of eight chunks are whole rows.
+constexpr int64_t kLongBytes = 8192, kLongHiddenBytes = 4096;
 /// Whether n rows of k elements are read as streams, `ahead` chunks ahead: long rows, in whole items of whole rounds.
-constexpr bool is_streamed(DType dtype, int k, int n, int ahead) {
-  constexpr int64_t kLongBytes = 8192;
+constexpr bool is_streamed(DType dtype, int k, int n, int ahead, int64_t long_bytes = kLongBytes) {
   const int64_t bytes = k * static_cast<int64_t>(size_of(dtype));
-  return bytes >= kLongBytes && bytes % (ahead * 512) == 0 && n % 2 == 0;
+  return bytes >= long_bytes && bytes % (ahead * 512) == 0 && n % 2 == 0;
 }
 
 }  // namespace nexus::cuda

@@ -6,12 +6,18 @@
 #include "data/cuda/gemv.h"
 #include "data/cuda/grouped.h"
 #include "data/cuda/hopper.h"
+#include "data/cuda/hopper_mlp.h"
+#include "data/cuda/mlp_path.h"
+#include "data/cuda/mlp_tiles.h"
 #include "exec/cuda_device.h"
 
 namespace nexus::cuda {
 namespace {
 
 bool rows_aligned(DType dtype, int64_t k) { return k * static_cast<int64_t>(size_of(dtype)) % 16 == 0; }
+int64_t rows_of_choice(const GroupedLinearArgs& args) {
+  return args.choice_rows > 0 ? args.choice_rows : args.max_rows;
+}
 
 }  // namespace
 
@@ -38,12 +44,17 @@ unsigned plan_grid(const Variant& variant, GroupedParams& params) {
   return static_cast<unsigned>(blocks);
 }
 
-void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args) {
-  if (args.max_rows == 0) return;
-  const Target to = target(stream);
+namespace {
+
+/// What runs, and what it gets.
+struct Prepared {
+  const Variant* variant;
+  GroupedParams params;
+};
+Prepared prepare(const GroupedLinearDesc& desc, const GroupedLinearArgs& args, const Target& to) {
   // The x of a step is known on the device only; whoever writes the block answers for its alignment (step.h).
   const StepBlock* const step = args.step_input ? args.step : nullptr;
-  Problem problem = problem_of(desc, args.choice_rows > 0 ? args.choice_rows : args.max_rows, to.device);
+  Problem problem = problem_of(desc, rows_of_choice(args), to.device);
   const bool aligned = (step || aligned16(args.input)) && aligned16(args.weight);
   if (args.choice.batch_invariant && problem.aligned && !aligned)
     throw_invalid("input, weight: expected memory aligned to 16 bytes with batch-invariant sums");
@@ -61,6 +72,16 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
   p.gather = args.gather && args.order, p.scatter = args.scatter && args.order, p.gated = problem.gated;
   p.settled = args.settled, p.copy_rows = p.gather || p.step;
   p.vector_store = desc.n % 8 == 0 && aligned16(args.output);
+  return {&variant, p};
+}
+
+}  // namespace
+
+void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args) {
+  if (args.max_rows == 0) return;
+  const Target to = target(stream);
+  const auto [chosen, p] = prepare(desc, args, to);
+  const Variant& variant = *chosen;
   if (variant.kernel == Kernel::kGemv) return launch_gemv(desc.dtype, p, to);
   if (variant.kernel == Kernel::kWgmma) return launch_wgmma(variant, desc.dtype, p, to);
   switch (desc.dtype) {
@@ -73,6 +94,20 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
     default:
       throw_invalid(std::string("dtype: got ") + name_of(desc.dtype) + ", expected f32, bf16 or f16");
   }
+}
+
+size_t mlp_counter_bytes(const MlpDesc& desc) {
+  return mlp_layers(desc.kind) == 2 ? mlp_counter_bytes(desc.experts) : 0;
+}
+
+bool grouped_pair(Stream& stream, const GroupedLinearDesc& first, const GroupedLinearArgs& first_args,
+                  const GroupedLinearDesc& second, const GroupedLinearArgs& second_args, void* counters) {
+  if (!mlp_path() || first_args.max_rows == 0) return false;
+  const Target to = target(stream);
+  const Prepared one = prepare(first, first_args, to), two = prepare(second, second_args, to);
+  if (one.variant != two.variant) return false;
+  return launch_wgmma_mlp(first.dtype, *one.variant, one.params, two.params, rows_of_choice(first_args),
+                          static_cast<int32_t*>(counters), to);
 }
 
 std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows, bool shared,

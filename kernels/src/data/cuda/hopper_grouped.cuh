@@ -57,6 +57,8 @@ struct Shape {
   static constexpr int RING = STAGES < 8 ? 8 : 16;  // tiles between producer and consumers: more than STAGES
   // Bound by memory: heeds a limit of bytes under way, but for launches with lanes.
   static constexpr bool LIMITED = ROWS <= 64 && CLUSTER == 1;
+  // Made for weights that mostly one tile reads: they must not push out of L2 what the next kernels read, their code.
+  static constexpr bool ONCE = !STAGED && CLUSTER == 1;
   static constexpr int ACC = ROWS / 2;  // accumulators per thread and 64 columns
   // More than there are, and consumers would wait for them for ever.
   static_assert(PRODUCERS * PRODUCER + CONSUMERS * CONSUMER + FINDERS * FINDER <= THREADS * REGISTERS);
@@ -90,7 +92,7 @@ struct Shape {
 /// This block's part of a tile's weights of step s: by one thread. `y`: the tile's first row of all experts' weights.
 template <class S>
 __device__ __forceinline__ void copy_weights(const CUtensorMap& map, const GroupedParams& p, uint32_t buffer,
-                                             uint32_t ready, int s, int y, int rank) {
+                                             uint32_t ready, int s, int y, int rank, bool once) {
   const bool gated = p.gated;
   const auto at = [&](int box) {
     const int row = y + box * S::BOX_COLUMNS;
@@ -101,9 +103,9 @@ __device__ __forceinline__ void copy_weights(const CUtensorMap& map, const Group
   };
   if constexpr (S::CLUSTER > 1) {
     copy_weights_box_multicast(buffer + rank * S::BOX_BYTES, &map, at(rank), ready, 3);
-  } else if (S::LIMITED && p.ring < 4 * S::STAGES) {
+  } else if constexpr (S::ONCE) {
 #pragma unroll
-    for (int i = 0; i < S::BOXES; ++i) copy_weights_box_once(buffer + i * S::BOX_BYTES, &map, at(i), ready);
+    for (int i = 0; i < S::BOXES; ++i) copy_weights_box_once(buffer + i * S::BOX_BYTES, &map, at(i), ready, once);
   } else {
 #pragma unroll
     for (int i = 0; i < S::BOXES; ++i) copy_weights_box(buffer + i * S::BOX_BYTES, &map, at(i), ready);
@@ -185,6 +187,8 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
   [[maybe_unused]] Cursor<S::STAGES> freed;  // of the next buffer to be waited for
   int slot = 0;
   [[maybe_unused]] int under_way = 0;
+  // With a limit of bytes under way there is a neighbour on the chip, whose lines are not to be pushed out either.
+  const bool limited = S::LIMITED && p.ring < 4 * S::STAGES;
 #pragma unroll 1
   for (;;) {
     uint32_t rows[S::PASSES];  // see input_rows()
@@ -232,7 +236,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       }
       if (thread == 0) {
         arrive_expect(ready, step_bytes<S>(p, tile));
-        copy_weights<S>(map, p, buffer, ready, s, y, rank);
+        copy_weights<S>(map, p, buffer, ready, s, y, rank, tile.once || limited);
       }
       if (!p.copy_rows) {
         // Rows of other experts may follow in the last box: their results are not stored.

@@ -26,6 +26,10 @@ __device__ __forceinline__ void arrive_expect(uint32_t barrier, uint32_t bytes) 
   asm volatile("{ .reg .b64 t; mbarrier.arrive.expect_tx.shared::cta.b64 t, [%0], %1; }" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
+/// Adds `bytes` to what the barrier's phase waits for, which this thread's arrival is to follow.
+__device__ __forceinline__ void expect(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+}
 /// Arrives at the barrier of the same address in block `rank` of the cluster.
 __device__ __forceinline__ void arrive_remote(uint32_t barrier, uint32_t rank) {
   asm volatile(
@@ -37,14 +41,43 @@ __device__ __forceinline__ void arrive_remote(uint32_t barrier, uint32_t rank) {
 __device__ __forceinline__ void arrive_after_copies(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
+/// Where NEXUS_SPIN_LIMIT_NS is defined, for trials of protocols: a wait of this thread that lasts longer traps, so
+/// that a mistake is an error rather than a GPU that hangs.
+struct SpinLimit {
+#ifdef NEXUS_SPIN_LIMIT_NS
+  unsigned long long begin = 0;
+  __device__ __forceinline__ void check() {
+    unsigned long long now;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+    if (begin == 0) begin = now;
+    if (now - begin > (NEXUS_SPIN_LIMIT_NS)) __trap();
+  }
+#else
+  __device__ __forceinline__ void check() {}
+#endif
+};
 __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
   uint32_t done;
-  do {
+  SpinLimit limit;
+  for (;;) {
     asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
                  : "=r"(done)
                  : "r"(barrier), "r"(parity)
                  : "memory");
-  } while (!done);
+    if (done) return;
+    limit.check();
+  }
+}
+// ---- words by which blocks of a launch know one another ------------------------------------------------------------
+
+/// What was written before an add_release() that it sees, by its thread or behind a barrier with it, is seen after it.
+__device__ __forceinline__ int load_acquire(const int32_t* word) {
+  int value;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(word) : "memory");
+  return value;
+}
+__device__ __forceinline__ void add_release(int32_t* word, int value) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(word), "r"(value) : "memory");
 }
 // ---- cluster, warpgroup --------------------------------------------------------------------------------------------
 
@@ -94,11 +127,15 @@ __device__ __forceinline__ void copy_weights_box(uint32_t target, const CUtensor
       "l"(map), "r"(at.x), "r"(at.row), "r"(at.panel), "r"(at.rows8), "r"(at.rows16), "r"(barrier)
       : "memory");
 }
-/// The same of weights that are read once: the first lines that L2 gives up, so that it keeps a neighbour's.
+/// The same of weights that are read once: the first lines that L2 gives up, so that it keeps what is read again: the
+/// step's small data, its kernels' code, which would else come from memory each time (docs/kernels/log.md), and what a
+/// neighbour reads.
 __device__ __forceinline__ void copy_weights_box_once(uint32_t target, const CUtensorMap* map, WeightsAt at,
-                                                      uint32_t barrier) {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+                                                      uint32_t barrier, bool once) {
+  uint64_t first, normal;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(normal));
+  const uint64_t policy = once ? first : normal;
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
       "[%1, {%2, %3, %4, %5, %6}], [%7], %8;" ::"r"(target),
@@ -113,6 +150,10 @@ __device__ __forceinline__ void copy_weights_box_multicast(uint32_t target, cons
       "[%1, {%2, %3, %4, %5, %6}], [%7], %8;" ::"r"(target),
       "l"(map), "r"(at.x), "r"(at.row), "r"(at.panel), "r"(at.rows8), "r"(at.rows16), "r"(barrier), "h"(mask)
       : "memory");
+}
+/// The line of an address to L2.
+__device__ __forceinline__ void prefetch_line(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
 }
 /// Orders this thread's earlier generic-proxy view of shared memory (cp.async landed) before async-proxy reads (wgmma).
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

@@ -4,9 +4,10 @@
 //
 // The rule that keeps it safe: EVERY kernel launched through here calls wait_for_previous() in every thread before it
 // reads or writes anything that an earlier kernel touches, and release_next() only after that. So a kernel that has
-// passed its wait knows that all kernels before the previous one are complete, too. Three make more of that: the
-// decode kernels (decode.h says why they may), the matrix-vector kernel of a layer behind another one, which reads
-// offsets that are older than the kernel before it (gemv.cu), and combine, which fills the ring from such counts.
+// passed its wait knows that all kernels before the previous one are complete, too. Four make more of that: the decode
+// kernels (decode.h says why they may), the matrix-vector kernel of a layer behind another one, which reads offsets
+// that are older than the kernel before it (gemv.cu), the kernel for two layers, which claims a tile and asks for the
+// tokens (hopper_mlp.cuh), and combine, which fills the ring from such counts.
 #pragma once
 #include <cuda_runtime.h>
 

@@ -32,6 +32,8 @@ struct TilePlace {
   int expert;
   int begin, rows;  // the expert's, in expert-sorted order
   int tiles;        // row tiles of the expert
+  int first_tile;   // row tiles of the experts before
+  int all_tiles;    // row tiles of all experts; known also where there is no such tile
   int row_tile, column_tile;
 };
 
@@ -48,7 +50,8 @@ __device__ __forceinline__ bool find_place(const GroupedParams& p, int index, Ti
   };
   if (p.offsets == nullptr) {
     rows = rows_between(0, 0, static_cast<int>(p.max_rows));
-    if (wanted >= (rows + ROWS - 1) / ROWS) return false;
+    place.all_tiles = (rows + ROWS - 1) / ROWS;
+    if (wanted >= place.all_tiles) return false;
   } else {
     const int lane = threadIdx.x & 31;
     const int per_lane = (p.experts + 31) / 32;
@@ -68,6 +71,7 @@ __device__ __forceinline__ bool find_place(const GroupedParams& p, int index, Ti
       const int left = __shfl_up_sync(0xffffffffu, through, d);
       if (lane >= d) through += left;
     }
+    place.all_tiles = __shfl_sync(0xffffffffu, through, 31);
     const bool mine = wanted >= through - tiles && wanted < through;
     const unsigned owners = __ballot_sync(0xffffffffu, mine);
     if (owners == 0) return false;
@@ -94,7 +98,8 @@ __device__ __forceinline__ bool find_place(const GroupedParams& p, int index, Ti
   const int group = local / (kGroup * p.n_tiles);
   const int in_group = min(kGroup, tiles - group * kGroup);
   const int within = local - group * kGroup * p.n_tiles;
-  place = {expert, begin, rows, tiles, group * kGroup + within % in_group, within / in_group};
+  place = {expert,           begin, rows, tiles, first_tile, place.all_tiles, group * kGroup + within % in_group,
+           within / in_group};
   return true;
 }
 

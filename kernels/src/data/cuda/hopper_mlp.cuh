@@ -1,0 +1,292 @@
+// Both layers of an MLP in one launch on Hopper's tensor cores, for few rows an expert: the tiles of hopper_grouped.cuh
+// in the same order of sums, so the same bits as the two launches that it replaces.
+//
+// Between two launches the memory idles: blocks of the first that have nothing left wait for the last one, and those of
+// the second, for which an SM has no room beside one of the first, begin with barriers and a look at the offsets. Here
+// blocks stay, and take tiles off one sequence, first those of layer 0 and then those of layer 1 (mlp_tiles.h), each
+// for the asking (an atomic counter). A tile of layer 1 needs its rows' results of all columns of layer 0 and nothing
+// else: it waits for a count of them, by row tile, when its weights are on their way. Its rows are those of the expert
+// that the sequence took first, so that mostly nothing is left to wait for.
+//
+// No block ever waits for one that has not started. A tile of layer 0 waits for nothing; whoever waits has a tile of
+// layer 1, so all tiles of layer 0 are claimed, and a block that has claimed one works on it before any of layer 1. So
+// it does not matter how many blocks run at once, beside whom, or on how many SMs.
+//
+// Results of layer 0 are written by ordinary stores, counted with release and looked for with acquire at the GPU's
+// scope, and copied by cp.async past L1: all of it in the generic proxy, so nothing has to be ordered between proxies
+// but what hopper_grouped.cuh orders inside a block.
+//
+// Between the routing and the first weights a block runs as little code as it can: tiles are found as in
+// hopper_grouped.cuh, by a warp's sums over the offsets. With tables of them in shared memory, and one warp to sum them
+// up, that was 4.7 us instead of 1.9: code that runs for the first time in a launch comes from L2, or from memory. The
+// first tile is claimed ahead of wait_for_previous().
+//
+// The counters are zero before and after each launch: the last block to leave clears them. By then each row tile's
+// count was seen complete by one of its tiles of layer 1, so that nobody adds to it or looks at it any more.
+// And the next kernel is let in behind that, so that a launch which follows finds its counters at zero ahead of its
+// wait, whatever is between the two.
+#pragma once
+#include "data/cuda/hopper_grouped.cuh"
+#include "data/cuda/mlp_tiles.h"
+#include "data/cuda/step.cuh"
+
+namespace nexus::cuda::hopper {
+
+struct MlpParams {
+  GroupedParams layer[2];
+  int32_t* counters;  // mlp_counter_bytes()
+  int limit;          // row tiles that there are counters for
+};
+
+struct MlpTile : Tile {
+  int layer;
+  int count;  // the counter of its row tile
+};
+
+/// A shape of hopper_grouped.cuh for both layers.
+template <class S>
+struct MlpShape : S {
+  static_assert(S::CLUSTER == 1 && !S::STAGED && S::ROWS <= 128);
+  struct Control {
+    uint64_t full[S::STAGES], empty[S::STAGES];
+    MlpTile ring[S::RING];
+    OutputRows<S::ROWS> rows[2];  // of each consumer warpgroup
+    int claimed[2];               // of this tile and the next
+  };
+  static constexpr int SHARED_BYTES = 1024 + S::STAGES * S::STAGE_BYTES + static_cast<int>(sizeof(Control));
+  static_assert(SHARED_BYTES <= 227 * 1024);
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+
+constexpr int kProducersOnly = 5;  // the producers' named barrier
+
+/// The tile of a claim. All lanes of a warp call it and get the same answer. False: there are no more. `row_tiles`: of
+/// all experts, or negative as long as they are unknown.
+template <class S>
+__device__ __forceinline__ bool find_mlp_tile(const MlpParams& p, int number, int& row_tiles, MlpTile& tile) {
+  TilePlace place;
+  MlpClaim claim{0, number};
+  for (bool found = false; !found;) {  // once, or twice where a block's first tile is not one of the first layer
+    const bool known = row_tiles >= 0;
+    if (known) claim = mlp_claim(number, row_tiles, p.layer[0].n_tiles, p.layer[1].n_tiles);
+    if (claim.layer > 1) return false;
+    found = find_place<S::ROWS>(p.layer[claim.layer], claim.index, place);
+    row_tiles = place.all_tiles;
+    if (!found && known) return false;
+  }
+  const int padded = ((place.rows + place.tiles - 1) / place.tiles + 7) & ~7;
+  tile.expert = place.expert;
+  tile.rows = max(0, min(padded, place.rows - place.row_tile * padded));
+  tile.row = tile.rows > 0 ? place.begin + place.row_tile * padded : place.begin;
+  tile.column = place.column_tile * S::COLUMNS;
+  tile.padded = padded;
+  tile.once = place.tiles == 1 && padded <= kOnceRows;
+  tile.layer = claim.layer;
+  // Routing made by hand may have more row tiles than there are counters.
+  tile.count = kMlpDone + min(place.first_tile + place.row_tile, p.limit - 1);
+  return true;
+}
+
+/// The tokens to L2, divided among the blocks: asked for behind weights, they would come behind those.
+template <class S>
+__device__ __forceinline__ void prefetch_input(const GroupedParams& p) {
+  constexpr int64_t kLine = 128;
+  const char* const input = static_cast<const char*>(input_of(p));
+  const int64_t bytes = step_tokens(p.step, p.max_rows / p.rows_per_input) * p.k * 2;
+  for (int64_t at = (int64_t{blockIdx.x} * S::PRODUCERS + threadIdx.x) * kLine; at < bytes;
+       at += int64_t{gridDim.x} * S::PRODUCERS * kLine)
+    prefetch_line(input + at);
+}
+
+/// Says that this block claims no more, and clears the counters where it is the last. By one warp.
+__device__ __forceinline__ void leave_mlp(const MlpParams& p, int row_tiles) {
+  bool last = false;
+  if ((threadIdx.x & 31) == 0) {
+    __threadfence();
+    last = atomicAdd(p.counters + kMlpLeft, 1) == static_cast<int>(gridDim.x) - 1;
+    __threadfence();
+  }
+  if (!__shfl_sync(0xffffffffu, last, 0)) return;
+  const int all = kMlpDone + min(row_tiles, p.limit);
+  for (int i = threadIdx.x & 31; i < all; i += 32) p.counters[i] = 0;
+  __threadfence();
+}
+
+template <class S>
+__device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMap& first_map,
+                                            const CUtensorMap& second_map, uint32_t buffers,
+                                            typename S::Control& control) {
+  const int thread = threadIdx.x, chunk = thread % 8, copy_row = thread / 8;
+  const uint32_t copy_at = S::WEIGHT_BYTES + copy_row * 128 + ((chunk ^ (copy_row & 7)) * 16);
+  const auto full = [&](const Cursor<S::STAGES>& at) { return buffers + S::FULL + at.stage * 8; };
+  const auto wait_empty = [&](const Cursor<S::STAGES>& at) { wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1); };
+  // By thread 0, which arrives at the buffer's barrier later.
+  const auto send_weights = [&](const Cursor<S::STAGES>& at, const MlpTile& tile, int y, int s) {
+    const uint32_t ready = full(at);
+    wait_empty(at);
+    expect(ready, S::WEIGHT_BYTES);
+    copy_weights<S>(tile.layer ? second_map : first_map, p.layer[tile.layer], buffers + at.stage * S::STAGE_BYTES,
+                    ready, s, y, 0, tile.once);
+  };
+  Cursor<S::STAGES> at;
+  // Ahead of the wait: the launch before this one's predecessor is complete (launch.h), so the counters are this one's,
+  // and the tokens are older than the routing.
+  prefetch_input<S>(p.layer[0]);
+  const auto claim = [&] { return atomicAdd(p.counters + kMlpNext, 1); };
+  if (thread == 0) control.claimed[0] = claim();
+  __syncwarp();
+  named_barrier(kProducersOnly, S::PRODUCERS);
+  wait_for_previous();
+  const char* const x = static_cast<const char*>(input_of(p.layer[0]));
+  int slot = 0, row_tiles = -1;
+#pragma unroll 1
+  for (int turn = 0;; turn ^= 1) {
+    MlpTile tile{};
+    if (!find_mlp_tile<S>(p, control.claimed[turn], row_tiles, tile)) break;
+    const GroupedParams& g = p.layer[tile.layer];
+    const int k = static_cast<int>(g.k), steps = (k + S::BK - 1) / S::BK;
+    const int y = tile.expert * static_cast<int>(g.n) + tile.column;
+    // Weights first, by thread 0: they wait for nobody. Of a tile whose rows are not there yet, as many as there are
+    // buffers.
+    Cursor<S::STAGES> to = at;
+    int sent = 0;
+    const auto send_until = [&](int until) {
+      for (; sent < until; ++sent, to.advance()) send_weights(to, tile, y, sent);
+    };
+    if (thread == 0) send_until(1);
+    if (tile.layer) {
+      const int32_t* const done = p.counters + tile.count;
+      const int wanted = 2 * p.layer[0].n_tiles;
+      int seen = load_acquire(done);
+      if (thread == 0 && seen < wanted) send_until(min(steps, S::STAGES));
+      SpinLimit limit;
+      while (seen < wanted) {
+        __nanosleep(32);
+        seen = load_acquire(done);
+        limit.check();
+      }
+    }
+    uint32_t rows[S::PASSES];
+    input_rows<16>(g, tile, copy_row, rows);
+    const char* from = (tile.layer ? static_cast<const char*>(g.input) : x) + chunk * 16;
+    // The next tile is claimed late, so that a block which is slower than others has fewer, but early enough to be
+    // known.
+    const int claim_at = max(0, steps - 2);
+    int claimed = 0;  // thread 0's
+#pragma unroll 1
+    for (int s = 0; s < steps; ++s) {
+      const uint32_t buffer = buffers + at.stage * S::STAGE_BYTES;
+      wait_empty(at);
+      if (thread == 0) {
+        if (s == claim_at) claimed = claim();
+        if (s == sent) send_until(s + 1);
+        // All buffers filled before this one's last round are consumed, so the ring's slot of RING tiles ago is free.
+        if (s == 0) control.ring[slot] = tile;
+        arrive(full(at));
+      }
+#pragma unroll
+      for (int i = 0; i < S::PASSES; ++i) {
+#pragma unroll
+        for (int h = 0; h < S::PANELS; ++h) {
+          // Chunks past k become zeros; nothing is read for them.
+          const bool inside = s * S::BK + h * S::PANEL + chunk * 8 < k;
+          if (i * 16 < tile.padded)
+            copy16_async(buffer + copy_at + h * S::ROW_PANEL_BYTES + i * 16 * 128, from + h * (S::PANEL * 2), rows[i],
+                         inside);
+        }
+      }
+      from += S::BK * 2;
+      arrive_after_copies(full(at));
+      at.advance();
+    }
+    slot = (slot + 1) % S::RING;
+    if (thread == 0) control.claimed[turn ^ 1] = claimed;
+    __syncwarp();
+    named_barrier(kProducersOnly, S::PRODUCERS);
+  }
+  // All producers have seen their last tile's rows complete. The next kernel's blocks may come when all have left and
+  // the counters are zero again.
+  if (thread < 32) {
+    leave_mlp(p, row_tiles);
+    __syncwarp();
+    release_next();
+  }
+  wait_empty(at);
+  if (thread == 0) {
+    control.ring[slot] = MlpTile{};
+    arrive(full(at));
+  }
+  arrive(full(at));
+}
+
+template <class S>
+__device__ __forceinline__ void consume_mlp(const MlpParams& p, uint32_t buffers, typename S::Control& control) {
+  using T = typename S::Element;
+  const int group = static_cast<int>(threadIdx.x) / 128 - 1, thread = threadIdx.x & 127;
+  auto& map = control.rows[group];
+  Cursor<S::STAGES> at;
+  int slot = 0;
+#pragma unroll 1
+  for (;;) {
+    wait(buffers + S::FULL + at.stage * 8, at.phase);  // the first buffer of a tile also publishes the tile
+    const MlpTile tile = control.ring[slot];
+    __syncwarp();  // no lane reads the slot behind lane 0's arrival at `empty`, which frees it
+    if (tile.padded == 0) return;
+    slot = (slot + 1) % S::RING;
+    const GroupedParams& g = p.layer[tile.layer];
+    const int steps = (static_cast<int>(g.k) + S::BK - 1) / S::BK;
+    const int own =
+        thread < tile.rows ? slot_at(g, tile.row + thread) : -1;  // asked for now, needed after the products
+    float acc[S::BLOCKS][S::ACC];
+#pragma unroll
+    for (int i = 0; i < S::ACC; ++i)
+#pragma unroll
+      for (int h = 0; h < S::BLOCKS; ++h) acc[h][i] = 0.f;
+    multiply_rows<S>(tile.padded, acc, at, steps, buffers, group);
+    named_barrier(1 + group, 128);  // the map's last readers are done
+    if (thread < S::ROWS) {
+      map.output[thread] = own < 0 || g.scatter ? own : tile.row + thread;
+      if (g.row_scale) map.scale[thread] = own < 0 ? 0.f : g.row_scale[own];
+    }
+    named_barrier(1 + group, 128);
+    const Finish<T, S::BLOCKS> finish{g, map.output, map.scale};
+    finish(tile, tile.column + group * S::GROUP_COLUMNS + thread / 32 * 16, acc);
+    if (tile.layer == 0) {
+      named_barrier(1 + group, 128);  // all of the warpgroup's results are written
+      if (thread == 0) add_release(p.counters + tile.count, 1);
+    }
+  }
+}
+#endif
+
+template <class S>
+__global__ void __maxnreg__(S::REGISTERS)
+    mlp_wgmma_kernel(const __grid_constant__ MlpParams p, const __grid_constant__ CUtensorMap first_map,
+                     const __grid_constant__ CUtensorMap second_map) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  extern __shared__ __align__(256) unsigned char unaligned[];
+  const uint32_t raw = shared_address(unaligned), buffers = (raw + 1023) & ~1023u;
+  auto& control = *reinterpret_cast<typename S::Control*>(unaligned + (buffers - raw) + S::STAGES * S::STAGE_BYTES);
+  if (threadIdx.x == 0) {
+    prefetch_map(&first_map);
+    prefetch_map(&second_map);
+    for (int i = 0; i < S::STAGES; ++i) {
+      barrier_init(buffers + S::FULL + i * 8, S::PRODUCERS + 1);
+      barrier_init(buffers + S::EMPTY + i * 8, S::CONSUMER_WARPS);
+    }
+    barrier_init_fence();
+  }
+  __syncthreads();
+  if (threadIdx.x < S::PRODUCERS) {
+    produce_mlp<S>(p, first_map, second_map, buffers, control);
+  } else {
+    wait_for_previous();
+    consume_mlp<S>(p, buffers, control);
+  }
+#else
+  __trap();  // the host launches it only where code for compute 9.0a is loaded
+#endif
+}
+
+}  // namespace nexus::cuda::hopper
