@@ -196,7 +196,7 @@ TEST_IN_PARTS("decode: real widths, in slices and on the whole chip, steps one b
       want.push_back(run_step(bench, *layer, nullptr, batches.back(), *ring, steps++));
     }
     const Path path(set_decode_path, "fused");
-    const auto graph = layer->capture(bench.stream, s.tokens, true, nullptr, ring.get());
+    const auto graph = layer->capture(bench.stream, token_bucket(s.tokens), true, nullptr, ring.get());
     const size_t size = output_size(d, s.tokens);
     for (int round = 0; round < 20; ++round) {  // queued without a wait: a step must not disturb the next one's start
       std::vector<void*> outs;

@@ -70,6 +70,7 @@ void check_named(Random& random, DType dtype, const std::string& name, const std
   const size_t counters = mlp_counter_bytes(bench.device, d);
   void* const zeros = bench.upload(std::vector<int32_t>(counters / 4, 0));
   std::vector<unsigned char> want;
+  const Path path(set_mlp_path, "fused");  // small layers, too
   for (int run = 0; run < 4; ++run) {
     args.rows = bench.poisoned(dtype, static_cast<size_t>(size));
     args.workspace = bench.poisoned(dtype, mlp_workspace_bytes(bench.device, d, slots) / 2);

@@ -36,6 +36,7 @@ struct GroupedParams {
   bool gated;         // n columns in, n/2 out
   bool output_f32;    // the router's logits: float32 whatever the input is
   bool settled;       // offsets, order and lane table are older than the stream's previous kernel
+  bool beyond_cache;  // more weights than L2 keeps from one step to the next
   bool vector_store;  // 8 input columns' results may be stored as one aligned word
   int ring;           // wgmma: ring_quarters(), set by the launcher
 };

@@ -14,6 +14,9 @@
 namespace nexus::cuda {
 namespace {
 
+/// Of a layer that is small enough for L2, and is stepped again and again, the weights had better stay there.
+constexpr int64_t kCachedBytes = int64_t{32} << 20;
+
 bool rows_aligned(DType dtype, int64_t k) { return k * static_cast<int64_t>(size_of(dtype)) % 16 == 0; }
 int64_t rows_of_choice(const GroupedLinearArgs& args) {
   return args.choice_rows > 0 ? args.choice_rows : args.max_rows;
@@ -71,6 +74,7 @@ Prepared prepare(const GroupedLinearDesc& desc, const GroupedLinearArgs& args, c
   p.epilogue = static_cast<int>(desc.epilogue), p.limit = desc.params.limit, p.alpha = desc.params.alpha;
   p.gather = args.gather && args.order, p.scatter = args.scatter && args.order, p.gated = problem.gated;
   p.settled = args.settled, p.copy_rows = p.gather || p.step;
+  p.beyond_cache = desc.experts * desc.n * desc.k * static_cast<int64_t>(size_of(desc.dtype)) > kCachedBytes;
   p.vector_store = desc.n % 8 == 0 && aligned16(args.output);
   return {&variant, p};
 }

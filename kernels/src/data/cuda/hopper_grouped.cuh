@@ -236,7 +236,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       }
       if (thread == 0) {
         arrive_expect(ready, step_bytes<S>(p, tile));
-        copy_weights<S>(map, p, buffer, ready, s, y, rank, tile.once || limited);
+        copy_weights<S>(map, p, buffer, ready, s, y, rank, (tile.once && p.beyond_cache) || limited);
       }
       if (!p.copy_rows) {
         // Rows of other experts may follow in the last box: their results are not stored.

@@ -127,7 +127,7 @@ __device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMa
     wait_empty(at);
     expect(ready, S::WEIGHT_BYTES);
     copy_weights<S>(tile.layer ? second_map : first_map, p.layer[tile.layer], buffers + at.stage * S::STAGE_BYTES,
-                    ready, s, y, 0, tile.once);
+                    ready, s, y, 0, tile.once && p.layer[tile.layer].beyond_cache);
   };
   Cursor<S::STAGES> at;
   // Ahead of the wait: the launch before this one's predecessor is complete (launch.h), so the counters are this one's,
