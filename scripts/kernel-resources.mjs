@@ -35,8 +35,9 @@ function leaveOut(why) {
  */
 export function nameOf(demangled) {
   const plain = demangled.replaceAll('(anonymous namespace)::', '').replace(/^void /, '')
-  const [, qualified, list = ''] = /^([\w:]+)(?:<(.*)>)?\(/.exec(plain) ?? []
+  const [qualified] = /^[\w:]+(?=[<(])/.exec(plain) ?? []
   if (qualified === undefined) throw new Error(`not a kernel's name: ${demangled}`)
+  const list = argumentsAt(plain, qualified.length)
   const templateArguments = splitArguments(list)
   const shape = templateArguments[0]?.includes('<') ? templateArguments[0] : null
   const instance = list
@@ -45,6 +46,17 @@ export function nameOf(demangled) {
     .replaceAll('__half', 'f16')
     .replace(/\bfloat\b/g, 'f32')
   return { qualified, kernel: qualified.replace(/.*::/, ''), templateArguments, shape, instance }
+}
+
+/** What stands between the angle brackets that open at `from`; '' where none do. Parameters' types may have others behind them. */
+function argumentsAt(text, from) {
+  let depth = 0
+  for (let i = from; i < text.length; i++) {
+    if (text[i] === '<') depth++
+    if (text[i] === '>') depth--
+    if (depth === 0) return text.slice(from + 1, i)
+  }
+  throw new Error(`no end of the template arguments: ${text}`)
 }
 
 /** Template arguments at the outermost level. */

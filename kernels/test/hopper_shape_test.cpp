@@ -1,8 +1,10 @@
-// The arithmetic of indices by which the Hopper kernel stages finished rows, on the host: the functions that the kernel
-// calls, against a plain definition of what they are for. Needs no GPU.
+// The arithmetic of indices by which the Hopper kernel stages finished rows and deals out its tiles, on the host: the
+// functions that the kernel calls, against a plain definition of what they are for. Needs no GPU.
 #include "data/cuda/hopper_shape.h"
 
+#include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <set>
 #include <vector>
 
@@ -57,4 +59,49 @@ TEST("hopper: staged rows come out in rows and columns, by stmatrix's rule, with
       }
     for (const int v : memory) CHECK(v >= 0);
   }
+}
+
+TEST("hopper: every tile is some block's turn once, and tiles of the rest are dealt out evenly, beside their rows") {
+  for (const int whole : {0, 1, 2, 3, 6, 8, 11})
+    for (const bool with_rest : {false, true})
+      for (const int blocks : {1, 2, 3, 5, 7, 48, 66, 132})
+        for (const int row_tiles : {0, 1, 2, 7, 64, 131, 132, 133, 256, 700}) {
+          if (whole == 0 && !with_rest) continue;
+          std::vector<int> wholes(static_cast<size_t>(row_tiles * whole)), rests(static_cast<size_t>(row_tiles));
+          int least = row_tiles, most = 0;
+          for (int block = 0; block < blocks; ++block) {
+            int own = 0;
+            // As the kernel's producer walks.
+            for (int turn = 0;; ++turn) {
+              const Turn t = turn_of(turn, block, blocks, whole, with_rest);
+              std::vector<int>& tiles = t.rest ? rests : wholes;
+              CHECK(t.index >= 0);
+              if (t.index >= static_cast<int>(tiles.size())) {
+                if (t.rest && whole > 0) continue;
+                break;
+              }
+              ++tiles[static_cast<size_t>(t.index)];
+              own += t.rest;
+              // Its row tile is that of the whole tiles of the same turn, give or take what blocks are short of a
+              // round.
+              const int row = t.rest ? t.index : t.index / whole, dealt = turn * blocks / (whole + with_rest);
+              CHECK(std::abs(row - dealt) <= blocks / (whole + with_rest) + 1);
+            }
+            least = std::min(least, own), most = std::max(most, own);
+          }
+          CHECK(std::all_of(wholes.begin(), wholes.end(), [](int times) { return times == 1; }));
+          if (with_rest) {
+            CHECK(std::all_of(rests.begin(), rests.end(), [](int times) { return times == 1; }));
+            CHECK(most - least <= 1);
+          }
+        }
+}
+
+TEST("hopper: blocks of 64 columns that a warpgroup has") {
+  for (const int blocks : {1, 2})
+    for (int left = -200; left < 300; ++left) {
+      int expected = 0;
+      for (int b = 0; b < blocks; ++b) expected += b * 64 < left;
+      CHECK_EQ(column_blocks(left, blocks), expected);
+    }
 }

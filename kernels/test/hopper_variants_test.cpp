@@ -2,6 +2,7 @@
 // pointers and widths that forbid whole-word stores, lanes, and linears one behind the other. What one shape computes
 // is checked against float64 in experts_test.cpp; here every other one must give its bits. They need a GPU of compute
 // capability 9.0; what of them is arithmetic of indices is hopper_shape_test.cpp's.
+#include <algorithm>
 #include <array>
 
 #include "data_plane.h"
@@ -93,7 +94,7 @@ TEST_IN_PARTS("wgmma shapes: rows around every tile's end") {
   for (const int32_t rows :
        {1, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 128, 159, 160, 161, 319, 320, 321, 641, 1281})
     for (const bool gather : {false, true})
-      // k of no whole panel, and of three, the last of which has a stage of its own.
+      // k of one panel and a part, and of three, the last of which has a stage of its own.
       for (const int64_t k : {72, 192}) {
         if (!part.mine()) continue;
         const bool gated = (rows + k / 8) % 2 == 0;
@@ -105,6 +106,7 @@ TEST_IN_PARTS("wgmma shapes: rows around every tile's end") {
 
 TEST_IN_PARTS("wgmma shapes: tails in n and k, whole-word stores or not") {
   Random random(82);
+  // Behind k a step has nothing, 16, 32 or 48 elements of one panel, or one panel and some of the next.
   for (const int64_t n : {64, 66, 72, 80, 128, 134, 136, 144, 250, 256, 264, 272, 400, 510, 528})
     for (const int64_t k : {8, 64, 72, 128, 264, 832, 1032}) {
       if (!part.mine()) continue;
@@ -132,8 +134,9 @@ TEST_IN_PARTS(
   sparse[77] = 1;
   for (const bool gather : {false, true}) {
     for (const int64_t k : {200, 256})
-      if (part.mine())
-        check_all(random, {k, 1040, skewed, gather ? Epilogue::kSwiglu : Epilogue::kIdentity, gather, true});
+      for (const int64_t n : {1040, 1456})  // a column tile of 16 columns behind four, of 176 behind five
+        if (part.mine())
+          check_all(random, {k, n, skewed, gather ? Epilogue::kSwiglu : Epilogue::kIdentity, gather, true});
     if (part.mine()) check_all(random, {64, 272, sparse, Epilogue::kSwiglu, gather, true});
   }
 }
@@ -157,7 +160,8 @@ TEST("wgmma shapes: what runs without a table, of both layers of an MLP, by its 
   };
   const std::string few = "wgmma_256x64x64_s5", fewer = "wgmma_256x32x128_s3", plain = "wgmma_256x160x64_s4",
                     pair = "wgmma_256x320x64_s4_pair", narrow = "wgmma_128x64x128_s4",
-                    narrow_fewer = "wgmma_128x32x128_s5", mma = "mma_16x32x128_s6";
+                    narrow_fewer = "wgmma_128x32x128_s5", few_rest = few + "_rest", plain_rest = plain + "_rest",
+                    pair_rest = pair + "_rest", narrow_fewer_rest = narrow_fewer + "_rest", mma = "mma_16x32x128_s6";
   (void)shapes();
   for (const DType t : {DType::kBF16, DType::kF16})
     for (const Cell& c : {Cell{8, 4096, 14336, 4, mma},
@@ -173,9 +177,23 @@ TEST("wgmma shapes: what runs without a table, of both layers of an MLP, by its 
                           {64, 2048, 1024, 64 * 3072, plain},
                           {64, 2048, 1024, 64 * 3072 + 1, pair},
                           // Not by whole panels of 64 elements.
-                          {64, 2056, 1032, 64 * 2, few},
-                          {64, 2056, 1032, 64 * 24, few},
-                          {8, 520, 1032, 24, few},
+                          {64, 2056, 1032, 64 * 2, few_rest},
+                          {64, 2056, 1032, 64 * 8, narrow_fewer_rest},
+                          {64, 2056, 1032, 64 * 8 + 1, few_rest},
+                          {64, 2056, 1032, 64 * 48, few_rest},
+                          {64, 2056, 1032, 64 * 48 + 1, plain_rest},
+                          {64, 2056, 1032, 64 * 152, plain_rest},
+                          {64, 2056, 1032, 64 * 152 + 1, pair_rest},
+                          {64, 2056, 1032, 64 * 4096, pair_rest},
+                          {8, 520, 1032, 24, narrow_fewer_rest},
+                          {8, 520, 1032, 8 * 48, narrow_fewer_rest},
+                          {8, 520, 1032, 8 * 48 + 1, plain_rest},
+                          // By whole panels, but with columns behind whole tiles.
+                          {32, 2880, 2880, 32 * 48, few},
+                          {32, 2880, 2880, 32 * 152, plain_rest},
+                          {32, 2880, 2880, 32 * 768, pair_rest},
+                          {32, 2880, 2880, 32 * 768 + 1, plain_rest},
+                          {32, 2880, 2880, 32 * 3072 + 1, pair_rest},
                           // Few weights.
                           {8, 512, 1024, 24, narrow_fewer},
                           {8, 512, 1024, 8 * 32, narrow_fewer},
@@ -268,7 +286,10 @@ TEST("wgmma shapes: MLPs one behind the other wait for what they read") {
       return got;
     };
     const std::vector<HostArray> want = run(kMeasured);
-    for (const std::string& name : shapes(d.dtype, width, hidden)) {
+    // Those that serve both layers.
+    const std::vector<std::string> second = shapes(d.dtype, hidden, width);
+    for (const std::string& name : shapes(d.dtype, width, 2 * hidden)) {
+      if (std::find(second.begin(), second.end(), name) == second.end()) continue;
       const std::vector<HostArray> got = run(name);
       for (size_t i = 0; i < got.size(); ++i)
         if (got[i].bytes != want[i].bytes) throw Failure(name + ": call " + show(i) + " has other bits");

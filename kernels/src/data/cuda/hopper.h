@@ -25,6 +25,10 @@ extern const Variant kWgmmaFew;
 /// plain_shape().
 constexpr int kWgmmaFewerRows = 32, kWgmmaFewerStages = 3, kWgmmaNarrowStages = 4, kWgmmaNarrowFewerStages = 5;
 extern const Variant kWgmmaFewer, kWgmmaNarrow, kWgmmaNarrowFewer;
+/// For odd widths (hopper_rest.cuh): the shapes of those names over again. Without lanes.
+extern const Variant kWgmmaRest, kWgmmaPairRest, kWgmmaFewRest, kWgmmaNarrowFewerRest;
+/// Whether a variant is one of those.
+bool for_odd_widths(const Variant& variant);
 /// Beside a neighbour on the same SM: of its 228 KiB and 65536 registers, 92 KiB and 19456 are left. That is two blocks
 /// of the 16-row mma variant, or a block of any other kernel of a step of up to 8 tokens and 256 experts: a tile of 128
 /// rows would leave no room for a neighbour's router, and so hold up its whole step.
@@ -38,21 +42,23 @@ const Variant& plain_shape(const Variant& variant);
 /// A matrix [rows, k] of 16-bit elements in boxes of box_rows × 64 elements, 128-byte swizzle, zeros outside.
 CUtensorMap rows_map(DType dtype, const void* matrix, int64_t rows, int64_t k, int box_rows);
 /// The same of all experts' weights [rows, k], in boxes of box_rows × panels · 64 elements, for copy_weights_box(). Its
-/// coordinates: the element of k and the row; but with panels > 1 (then rows is a multiple of 8 and k of 64) the panel
-/// of 64 elements and the eight of rows, of which a box has all panels before the next eight. `gated`: rows, a multiple
-/// of 16, alternate between gate and up; in a box, each sixteen come as eight gates and the eight ups that belong to
-/// them, and the coordinate is that of the sixteen. So wgmma leaves a pair's two products in one thread. Coordinates
-/// that a map does not use are 0.
+/// coordinates: the element of k and the row; but with panels > 1 (then rows is a multiple of 8) the whole panel of 64
+/// elements and the eight of rows, of which a box has all panels before the next eight. `gated`: rows, a multiple of
+/// 16, alternate between gate and up; in a box, each sixteen come as eight gates and the eight ups that belong to them,
+/// and the coordinate is that of the sixteen. So wgmma leaves a pair's two products in one thread. Coordinates that a
+/// map does not use are 0.
 CUtensorMap weights_map(DType dtype, const void* weight, int64_t rows, int64_t k, int box_rows, int panels, bool gated);
 
 /// True where the current device's loaded code of the wgmma kernels is that for 9.0a.
 bool wgmma_loaded();
 void launch_wgmma(const Variant& variant, DType dtype, const GroupedParams& params, const Target& target);
 
-// Its parts, in the files that compile their kernels: by dtype, and by whether there are any for lanes.
+// Its parts, in the files that compile their kernels: by dtype, by whether there are any for lanes, for odd widths.
 void launch_wgmma_bf16(const Variant& variant, const GroupedParams& params, const Target& target);
 void launch_wgmma_f16(const Variant& variant, const GroupedParams& params, const Target& target);
 void launch_wgmma_without_lanes_bf16(const Variant& variant, const GroupedParams& params, const Target& target);
 void launch_wgmma_without_lanes_f16(const Variant& variant, const GroupedParams& params, const Target& target);
+void launch_wgmma_rest_bf16(const Variant& variant, const GroupedParams& params, const Target& target);
+void launch_wgmma_rest_f16(const Variant& variant, const GroupedParams& params, const Target& target);
 
 }  // namespace nexus::cuda

@@ -1,4 +1,5 @@
 // See arch.h and hopper.h.
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 
@@ -98,7 +99,7 @@ CUtensorMap weights_map(DType dtype, const void* weight, int64_t rows, int64_t k
   cuuint64_t size[5] = {width, all, 1, 1, 1}, pitch[4] = {row, 2 * kPanel, row, row};
   cuuint32_t boxes[5] = {kPanel, box, 1, 1, 1};
   if (panels > 1) {
-    size[0] = kPanel, size[2] = width / kPanel, boxes[2] = depth;
+    size[0] = kPanel, size[2] = std::max<cuuint64_t>(1, width / kPanel), boxes[2] = depth;
     if (!gated) size[1] = 8, size[3] = all / 8, pitch[2] = 8 * row, boxes[1] = 8, boxes[3] = box / 8;
   }
   if (gated) {
@@ -109,15 +110,23 @@ CUtensorMap weights_map(DType dtype, const void* weight, int64_t rows, int64_t k
   return encode_map(dtype, weight, 5, size, pitch, boxes);
 }
 
+bool for_odd_widths(const Variant& variant) {
+  return &variant == &kWgmmaRest || &variant == &kWgmmaPairRest || &variant == &kWgmmaFewRest ||
+         &variant == &kWgmmaNarrowFewerRest;
+}
+
 const Variant& plain_shape(const Variant& variant) {
-  const bool own = &variant == &kWgmmaFewer || &variant == &kWgmmaNarrow || &variant == &kWgmmaNarrowFewer;
-  return own ? kWgmmaFew : variant;
+  if (&variant == &kWgmmaRest || &variant == &kWgmmaPairRest) return kWgmma;
+  const bool few = &variant == &kWgmmaFewer || &variant == &kWgmmaNarrow || &variant == &kWgmmaNarrowFewer ||
+                   for_odd_widths(variant);
+  return few ? kWgmmaFew : variant;
 }
 
 void launch_wgmma(const Variant& chosen, DType dtype, const GroupedParams& params, const Target& target) {
   const Variant& plain = plain_shape(chosen);
   const bool lanes = &plain == &chosen || with_lanes(params), bf16 = dtype == DType::kBF16;
   if (lanes) return (bf16 ? launch_wgmma_bf16 : launch_wgmma_f16)(plain, params, target);
+  if (for_odd_widths(chosen)) return (bf16 ? launch_wgmma_rest_bf16 : launch_wgmma_rest_f16)(chosen, params, target);
   (bf16 ? launch_wgmma_without_lanes_bf16 : launch_wgmma_without_lanes_f16)(chosen, params, target);
 }
 

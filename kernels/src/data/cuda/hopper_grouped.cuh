@@ -55,10 +55,9 @@ struct Shape {
   static constexpr int BOX_ROWS = 32, ROW_BOX_BYTES = BOX_ROWS * PANEL * 2;
   static constexpr int ROW_PANEL_BYTES = ROWS * PANEL * 2;
   static constexpr int RING = STAGES < 8 ? 8 : 16;  // tiles between producer and consumers: more than STAGES
-  // Bound by memory: heeds a limit of bytes under way, but for launches with lanes.
+  // Bound by memory: heeds a limit of bytes under way, but for launches with lanes, and says which weights are read
+  // once.
   static constexpr bool LIMITED = ROWS <= 64 && CLUSTER == 1;
-  // Made for weights that mostly one tile reads: they must not push out of L2 what the next kernels read, their code.
-  static constexpr bool ONCE = !STAGED && CLUSTER == 1;
   static constexpr int ACC = ROWS / 2;  // accumulators per thread and 64 columns
   // More than there are, and consumers would wait for them for ever.
   static_assert(PRODUCERS * PRODUCER + CONSUMERS * CONSUMER + FINDERS * FINDER <= THREADS * REGISTERS);
@@ -103,7 +102,7 @@ __device__ __forceinline__ void copy_weights(const CUtensorMap& map, const Group
   };
   if constexpr (S::CLUSTER > 1) {
     copy_weights_box_multicast(buffer + rank * S::BOX_BYTES, &map, at(rank), ready, 3);
-  } else if constexpr (S::ONCE) {
+  } else if constexpr (S::LIMITED) {
 #pragma unroll
     for (int i = 0; i < S::BOXES; ++i) copy_weights_box_once(buffer + i * S::BOX_BYTES, &map, at(i), ready, once);
   } else {
@@ -165,8 +164,7 @@ __device__ __forceinline__ void find_tiles(const GroupedParams& p, uint32_t buff
     input_rows<32>(p, tile, lane, rows);
 #pragma unroll
     for (int i = 0; i < S::ROWS / 32; ++i) control.next.rows[lane + i * 32] = rows[i];
-    __syncwarp();
-    if (lane == 0) arrive(buffers + S::PLACED);
+    arrive(buffers + S::PLACED);
   }
 }
 
@@ -203,8 +201,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
         for (int i = 0; i < S::PASSES; ++i) rows[i] = control.next.rows[copy_row + i * 16];
       }
       turn ^= 1;
-      __syncwarp();  // all of the warp have read it
-      if (thread % 32 == 0) arrive(buffers + S::TAKEN);
+      arrive(buffers + S::TAKEN);
     } else {
       const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, walk.first, rank, tile, walk.lane);
       if (LANES && found && thread == 0) trace_tile(p, tile.expert);
@@ -236,7 +233,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       }
       if (thread == 0) {
         arrive_expect(ready, step_bytes<S>(p, tile));
-        copy_weights<S>(map, p, buffer, ready, s, y, rank, (tile.once && p.beyond_cache) || limited);
+        copy_weights<S>(map, p, buffer, ready, s, y, rank, (S::PANELS > 1 && tile.once && p.beyond_cache) || limited);
       }
       if (!p.copy_rows) {
         // Rows of other experts may follow in the last box: their results are not stored.
@@ -421,8 +418,8 @@ __global__ void __maxnreg__(S::REGISTERS)
       barrier_init(buffers + S::EMPTY + i * 8, S::CONSUMER_WARPS * S::CLUSTER);
     }
     barrier_init(buffers + S::FOUND, 1);
-    barrier_init(buffers + S::PLACED, 1);
-    barrier_init(buffers + S::TAKEN, p.copy_rows ? S::PRODUCERS / 32 : 1);
+    barrier_init(buffers + S::PLACED, 32);
+    barrier_init(buffers + S::TAKEN, p.copy_rows ? S::PRODUCERS : 32);
     barrier_init_fence();
   }
   if constexpr (S::CLUSTER > 1)

@@ -8,29 +8,20 @@
 
 namespace nexus::cuda::hopper {
 
-/// LANES: there is a kernel for launches with lanes, too.
-template <class S, bool LANES = true>
-void launch_shape(const Variant& variant, GroupedParams params, DType dtype, const Target& target) {
+/// Queues a kernel of shape S for up to `tiles` tiles, where `maps` follow its parameters. `read_ahead`: see
+/// ring_quarters().
+template <class S, class... M>
+void launch_clusters(const Variant& variant, void (*kernel)(GroupedParams, M...), KernelFacts& facts, unsigned tiles,
+                     GroupedParams params, int64_t read_ahead, const Target& target, const M&... maps) {
   if (variant.bm != S::ROWS * S::CLUSTER || variant.bn != S::COLUMNS || variant.shared_bytes != S::SHARED_BYTES)
     throw Error(ErrorCode::kInternal,
                 std::string("grouped_linear: variant ") + variant.name + " does not match its kernel");
-  const unsigned tiles = plan_grid(variant, params);
-  const CUtensorMap map = weights_map(dtype, params.weight, static_cast<int64_t>(params.experts) * params.n, params.k,
-                                      S::BOX_COLUMNS, S::PANELS, params.gated);
-  const CUtensorMap row_map =
-      params.copy_rows ? map : rows_map(dtype, params.input, params.max_rows, params.k, S::BOX_ROWS);
-  static KernelFacts facts[2];
-  const bool lanes = with_lanes(params);
-  auto kernel = &grouped_wgmma_kernel<S, false>;
-  if constexpr (LANES) kernel = lanes ? &grouped_wgmma_kernel<S, true> : kernel;
-  if (lanes && !LANES)
-    throw Error(ErrorCode::kInternal, std::string("grouped_linear: variant ") + variant.name + " has no lanes");
-  const int at_once = facts[lanes].blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device,
-                                                             S::THREADS, S::SHARED_BYTES, variant.share_sm);
+  const int at_once = facts.blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device, S::THREADS,
+                                                      S::SHARED_BYTES, variant.share_sm);
   // As many clusters as fit at once on what the stream may use; beside a neighbour on the same SMs they take turns. No
   // result depends on their number.
   const unsigned clusters = std::min(tiles, static_cast<unsigned>(std::max(1, target.width * at_once / S::CLUSTER)));
-  params.ring = ring_quarters(lanes ? 0 : target.read_ahead, clusters, S::WEIGHT_BYTES, S::STAGES);
+  params.ring = ring_quarters(read_ahead, clusters, S::WEIGHT_BYTES, S::STAGES);
   cudaLaunchAttribute attributes[2]{};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
   attributes[0].val.clusterDim.x = S::CLUSTER, attributes[0].val.clusterDim.y = 1, attributes[0].val.clusterDim.z = 1;
@@ -43,7 +34,24 @@ void launch_shape(const Variant& variant, GroupedParams params, DType dtype, con
   config.stream = target.stream;
   config.attrs = attributes;
   config.numAttrs = device_facts(target.device).dependent_launch ? 2 : 1;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<const GroupedParams>(params), map, row_map), variant.name);
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<GroupedParams>(params), static_cast<M>(maps)...), variant.name);
+}
+
+/// LANES: there is a kernel for launches with lanes, too.
+template <class S, bool LANES = true>
+void launch_shape(const Variant& variant, GroupedParams params, DType dtype, const Target& target) {
+  const unsigned tiles = plan_grid(variant, params);
+  const CUtensorMap map = weights_map(dtype, params.weight, static_cast<int64_t>(params.experts) * params.n, params.k,
+                                      S::BOX_COLUMNS, S::PANELS, params.gated);
+  const CUtensorMap row_map =
+      params.copy_rows ? map : rows_map(dtype, params.input, params.max_rows, params.k, S::BOX_ROWS);
+  static KernelFacts facts[2];
+  const bool lanes = with_lanes(params);
+  auto kernel = &grouped_wgmma_kernel<S, false>;
+  if constexpr (LANES) kernel = lanes ? &grouped_wgmma_kernel<S, true> : kernel;
+  if (lanes && !LANES)
+    throw Error(ErrorCode::kInternal, std::string("grouped_linear: variant ") + variant.name + " has no lanes");
+  launch_clusters<S>(variant, kernel, facts[lanes], tiles, params, lanes ? 0 : target.read_ahead, target, map, row_map);
 }
 
 /// For a variant whose kernels have lanes.

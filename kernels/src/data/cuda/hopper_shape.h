@@ -37,6 +37,36 @@ constexpr int ring_quarters(int64_t read_ahead, int64_t blocks, int64_t bytes, i
 /// The same as a whole number, for step `step`: a quarter more is a buffer more in every fourth step.
 constexpr int ring_limit(int quarters, int step) { return (quarters + (step & 3)) >> 2; }
 
+// ---- columns left behind whole tiles --------------------------------------------------------------------------------
+
+/// A tile of a layer's `whole` column tiles, or of the one behind them, which has fewer columns.
+struct Turn {
+  bool rest;
+  int index;  // among all tiles of its kind, in the order of tile_order.cuh
+};
+
+/// What block `block` of `blocks` takes at its turn `turn`. A tile of the rest takes a third of a whole one's time or
+/// less, so they are dealt out: of whole + 1 consecutive turns of a block, one is a tile of the rest, and at about the
+/// turn when others have the whole tiles of the same rows, which then are in L2. Each round deals out as many row tiles
+/// as there are blocks, block b the rest of the b-th. In a fixed order of all tiles, blocks would take those of the
+/// rest by the common divisors of blocks and tiles: some in every round and some never. A tile of the rest that is not
+/// there says nothing about the block's next turn; a whole one that is not there ends it.
+constexpr Turn turn_of(int turn, int block, int blocks, int whole, bool with_rest) {
+  if (!with_rest) return {false, turn * blocks + block};
+  const int round = turn / (whole + 1), now = turn - round * (whole + 1);
+  // Blocks from `from` up to `to` have their tile of the rest now.
+  const int from = (now * blocks + whole) / (whole + 1), to = ((now + 1) * blocks + whole) / (whole + 1);
+  if (block >= from && block < to) return {true, round * blocks + block};
+  const int before = round * whole * blocks + now * blocks - from;  // whole ones of earlier turns
+  return {false, before + (block < from ? block : block - (to - from))};
+}
+
+/// Of `left` columns from a consumer warpgroup's first on: its blocks of 64 that have any.
+constexpr int column_blocks(int left, int blocks) {
+  const int all = left > 0 ? (left + 63) / 64 : 0;
+  return all < blocks ? all : blocks;
+}
+
 // ---- rows on their way out through shared memory -------------------------------------------------------------------
 
 /// A warpgroup stages 4 KiB at a time, rows of `units` 16-byte units, and has two buffers: one is filled while the

@@ -109,9 +109,9 @@ struct Staged {
 };
 
 /// Finishes a warpgroup's part of a tile: 128 columns from `column` on. Where stages() says so.
-template <class T, int SIZE>
-__device__ __forceinline__ void finish_staged(const Finish<T>& finish, uint32_t staging, int barrier, const Tile& tile,
-                                              int column, const float (&acc)[2][SIZE]) {
+template <class T, bool ROLLED, int SIZE>
+__device__ __forceinline__ void finish_staged(const Finish<T, 2, ROLLED>& finish, uint32_t staging, int barrier,
+                                              const Tile& tile, int column, const float (&acc)[2][SIZE]) {
   static_assert(SIZE % 16 == 0, "up to 32 rows at a time");
   const int thread = thread_anew() & 127;
   float bias[2][2];

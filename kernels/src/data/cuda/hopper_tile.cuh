@@ -22,7 +22,8 @@ struct Tile {
 
 /// Up to so many rows of an expert its weights are asked for as the first that L2 gives up again, if they are one
 /// tile's: they must not push out what the next kernels read, their code and parameters. Where several tiles read them
-/// it costs 5 to 10 %, and with more rows, whose tiles read 128 bytes of a weight's row at a time, 0 to 4 %.
+/// it costs 5 to 10 %. Only in shapes that read 256 bytes of a weight's row at a time: with 128 it gains 0 to 4 % at
+/// even loads of up to 32 rows, and costs 4 to 10 % above and at uneven ones.
 constexpr int kOnceRows = 40;
 
 /// A tile that is found before its turn, with the rows of the input that its rows are. Its barriers come first.
@@ -47,7 +48,7 @@ __device__ __forceinline__ bool find_tile(const GroupedParams& p, int index, int
   tile.row = tile.rows > 0 ? place.begin + share * padded : place.begin;
   tile.column = place.column_tile * COLUMNS;
   tile.padded = padded;
-  tile.once = blocks == 1 && padded <= kOnceRows;
+  if constexpr (SPAN <= 64 && CLUSTER == 1) tile.once = blocks == 1 && padded <= kOnceRows;
   return true;
 }
 
@@ -87,8 +88,8 @@ __device__ __forceinline__ void store_word(T* row, int column, int width, uint32
 }
 
 /// What one warp needs to finish its part of a tile: 16 columns from `column` in each of the accumulator's BLOCKS
-/// blocks.
-template <class T, int BLOCKS = 2>
+/// blocks. ROLLED: all epilogues are loops, a third of the code.
+template <class T, int BLOCKS = 2, bool ROLLED = false>
 struct Finish {
   static constexpr int AT_ONCE = 4;  // 8 × 8 blocks, at most
   const GroupedParams& p;
@@ -226,9 +227,17 @@ struct Finish {
     const Epilogue epilogue = static_cast<Epilogue>(p.epilogue);
     if (epilogue == Epilogue::kIdentity || epilogue == Epilogue::kRelu) {
       const bool clip = epilogue == Epilogue::kRelu;
-      unrolled<false>(tile.padded, column, bias, acc, [clip](float x, float) { return clip ? relu(x) : x; });
+      const auto identity = [clip](float x, float) { return clip ? relu(x) : x; };
+      if constexpr (ROLLED)
+        rolled<false>(tile.padded, column, bias, acc, identity);
+      else
+        unrolled<false>(tile.padded, column, bias, acc, identity);
     } else if (epilogue == Epilogue::kSwiglu) {
-      unrolled<true>(tile.padded, column, bias, acc, [](float gate, float up) { return fast_silu(gate) * up; });
+      const auto swiglu = [](float gate, float up) { return fast_silu(gate) * up; };
+      if constexpr (ROLLED)
+        rolled<true>(tile.padded, column, bias, acc, swiglu);
+      else
+        unrolled<true>(tile.padded, column, bias, acc, swiglu);
     } else if (!p.gated) {
       rolled<false>(tile.padded, column, bias, acc, [epilogue](float x, float) {
         float v[1] = {x};

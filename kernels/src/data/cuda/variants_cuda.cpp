@@ -74,6 +74,13 @@ constexpr int64_t kHandful = 2, kFewerRows = 8, kMoreRows = 24, kFewRows = 48, k
 // twice as many: 512/1024/8/2, 8 MB, takes 21 us at 64 tokens and 33 at 512 against 28 and 41 in tiles of 160 rows and
 // 256 columns; 1024/2048/16/2, 67 MB, is as fast either way at 64.
 constexpr int64_t kFewWeightBytes = 16 << 20, kNarrowFewerRows = 32, kNarrowRows = 160;
+// Odd widths (hopper_rest.cuh). Rows of weights that begin in the middle of lines are twice as many requests of L2, of
+// which a pair needs half, so with such k pairs win from the rows an expert on that one block's tile does not hold
+// (2056/776/64/8 at 128 rows 264 us alone and 286 in pairs, at 160 324 and 306, at 512 792 and 670, at 2048 2657 and
+// 2407). Where only columns are left behind whole tiles, pairs win a few per cent between (2880/2880/32/4 at 512 rows
+// 1328 and 1297, at 1024 2432 and 2446). Few rows: 256x64x64 but for layers of few weights (520/1032/8/2 at 64 tokens
+// 28.1 and 24.2) and at some 8 rows (1032/1048/16/2 49.5 and 48.1; at 2 36.4 and 37.2).
+constexpr int64_t kPairRestRows = 152, kPairWholeRows = 768;
 constexpr Variant kMmaGuarded{"mma_guarded_64x128x64_s2", Kernel::kMmaGuarded, SumOrder::kMma16, 64, 128, 64, 2, 4,
                               mma_shared(64, 128, 64, 2)};
 constexpr Variant kGemv{"gemv_1x8", Kernel::kGemv, SumOrder::kGemv, 1, 8, 256, 1, 2, 0};
@@ -89,9 +96,11 @@ namespace {
 /// Every variant but those made to share an SM. The Hopper ones lie in the files that compile their kernels.
 const std::vector<const Variant*>& all() {
   static const auto* const variants = [] {  // never destroyed: layers may be made while the process ends
-    return new std::vector<const Variant*>{
-        &kGemv,      &kMma16,      &kMma64,       &kMma128x128,       &kMmaWide, &kMmaGuarded, &kWgmmaFew, &kWgmma,
-        &kWgmmaPair, &kWgmmaFewer, &kWgmmaNarrow, &kWgmmaNarrowFewer, &kSimt16,  &kSimt64,     &kSimt128};
+    return new std::vector<const Variant*>{&kGemv,      &kMma16,         &kMma64,        &kMma128x128,
+                                           &kMmaWide,   &kMmaGuarded,    &kWgmmaFew,     &kWgmma,
+                                           &kWgmmaPair, &kWgmmaFewer,    &kWgmmaNarrow,  &kWgmmaNarrowFewer,
+                                           &kWgmmaRest, &kWgmmaPairRest, &kWgmmaFewRest, &kWgmmaNarrowFewerRest,
+                                           &kSimt16,    &kSimt64,        &kSimt128};
   }();
   return *variants;
 }
@@ -130,6 +139,8 @@ const Variant& choose_mma(const Problem& p) {
 
 /// Whether the shapes with stages of 128 elements of k can read the weights: by eights of rows, whole panels of 64.
 bool deep_fits(const Problem& p) { return p.k % 64 == 0 && p.n % 8 == 0; }
+/// Whether the shapes of hopper_rest.cuh have anything to do that others have not.
+bool odd(const Problem& p) { return p.k % 64 != 0 || p.n % 256 != 0; }
 
 const Variant& choose_wgmma(const Problem& p) {
   const int64_t mean = mean_rows(p), width = p.gated ? p.n / 2 : p.n;
@@ -141,7 +152,16 @@ const Variant& choose_wgmma(const Problem& p) {
     if (mean <= kFewerRows) return kWgmmaFewer;
     if (mean <= kMoreRows) return kWgmmaNarrow;
   }
+  const bool odd_k = p.k % 64 != 0;
+  if (odd_k && mean <= kFewRows) {
+    const bool narrow = bytes <= kFewWeightBytes || (mean > kHandful && mean <= kFewerRows);
+    return narrow && p.n % 8 == 0 ? kWgmmaNarrowFewerRest : kWgmmaFewRest;
+  }
   if (mean <= kFewRows) return kWgmmaFew;
+  if (odd(p)) {
+    const bool pair = mean > kPairRestRows && (odd_k || mean <= kPairWholeRows || mean > kPairRows);
+    return pair ? kWgmmaPairRest : kWgmmaRest;
+  }
   return mean <= kPairRows ? kWgmma : kWgmmaPair;
 }
 
@@ -161,7 +181,8 @@ bool fits(const Variant& v, const Problem& p) {
     case Kernel::kMmaGuarded:
       return half && !p.aligned;
     case Kernel::kWgmma:
-      return wgmma_fits(p) && v.shared_bytes <= p.shared_limit && (v.bk == 64 || deep_fits(p));
+      if (!wgmma_fits(p) || v.shared_bytes > p.shared_limit) return false;
+      return for_odd_widths(v) ? odd(p) && (v.bk == 64 || p.n % 8 == 0) : v.bk == 64 || deep_fits(p);
   }
   return false;
 }

@@ -71,7 +71,7 @@ const tiles: readonly TileShape[] = [
 ]
 /**
  * The tile that Nexus' own kernels have on compute 9.0 where no table says otherwise, by the mean rows of an expert: 2-byte weights of more than 16 MiB,
- * widths that are multiples of 64 (`choose_wgmma` in the native sources).
+ * hidden and inner widths that are multiples of 256 and 128 (`choose_wgmma` in the native sources, which says what others have).
  * @throws RangeError when `rows` is no number of at least 0
  */
 export function hopperTile(rows: number): TileShape {
