@@ -105,8 +105,19 @@ describe('a step tile by tile', () => {
     expect(us({ ...bare, perSliceUs: 5, walkUs: 4 }, [64, 32], two)).toBeCloseTo(2 * fullTile + 5 + 2, 9)
     const saturated = { ...bare, rate: [{ sms: 8, perSecond: 1e30 }], smBytesPerSecond: 1e6, memoryBytesPerSecond: 4e6 }
     const free = predictTiles(saturated, [64, 64], two)
-    const contended = predictTiles({ ...saturated, contention: 0.5 }, [64, 64], two)
-    expect(contended.sliceUs[0]).toBeCloseTo(1.5 * (free.sliceUs[0] ?? 0), 6)
+    // A slice asks for what its turns read from memory; of others it meets the part that is said.
+    const { fromMemory, all } = tileBytes(64)
+    const own = fromMemory / all
+    const ratio = (others: number) => Math.cbrt((1 + (own + others) ** 3) / (1 + own ** 3))
+    const contended = { ...saturated, contention: 0.5 }
+    const alone = free.sliceUs[0] ?? 0
+    expect(predictTiles(contended, [64, 64], two).sliceUs[0]).toBeCloseTo(alone * ratio(0.5), 6)
+    // As long as both run: a slice with twice the work does its second half as if it were alone.
+    const three = { sms: [4, 4], sliceOf: [0, 1, 1] }
+    const { sliceUs } = predictTiles(contended, [64, 64, 64], three)
+    expect(sliceUs[0]).toBeCloseTo(alone * ratio(0.5), 6)
+    expect(sliceUs[1]).toBeCloseTo(alone * ratio(0.5) + alone, 6)
+    expect(predictTiles(contended, [64, 0], two).sliceUs).toEqual([alone, 0])
     // However they get on, the memory has to give all bytes.
     expect(free.stepUs).toBeCloseTo((2 * 2 * (8000 + 64 * 810)) / 4, 6)
   })

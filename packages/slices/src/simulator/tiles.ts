@@ -6,12 +6,13 @@
  *
  *     tile        join(bytes / its part of the bandwidth, flop / rate of an SM) + tileUs
  *     bytes       those from memory + half of those from L2, which other tiles of the turn have read from memory
- *     part        smBytesPerSecond / ∛(1 + q³), with q times what the memory has asked for by the tiles of one turn together
+ *     part        smBytesPerSecond / ∛(1 + q³), with q times what the memory has asked for by the tiles of one turn together, and, to the part of
+ *                 `contention`, by the SMs of other slices as long as those run
  *     slice       Σ over the linear layers of max_SM Σ its tiles
  *     step        stepUs + perSliceUs · (slices - 1) + max(max_s slice_s, all bytes / memoryBytesPerSecond)
  *
  * An expert with r rows has t = ceil(r / tile rows) row tiles of ceil(r / t / 8) · 8 rows each. Tiles of the same columns run at the same time and
- * read their weights once for up to 8 of them. `contention` and `walkUs` are those of the cost model.
+ * read their weights once for up to 8 of them. `walkUs` is that of the cost model.
  */
 import { join, type Placement, type StepPrediction } from '../cost.js'
 import { type Curve, interpolate } from '../device.js'
@@ -53,6 +54,7 @@ export interface TileModel {
   readonly tileUs: number
   readonly stepUs: number
   readonly perSliceUs: number
+  /** The part of what the SMs of other slices could read that a slice meets at the memory, 0 to 1. */
   readonly contention: number
   readonly walkUs: number
 }
@@ -139,8 +141,17 @@ export type TileSpeed = Omit<TileModel, 'linears' | 'bytesPerValue'>
  */
 const slowed = (asked: number): number => Math.cbrt(1 + asked * asked * asked)
 
+/** What of a slice's tiles depends on the others. */
+interface Pace {
+  /** Microseconds of a byte where the memory is asked for little, and of an operation. */
+  readonly perByte: number
+  readonly perFlop: number
+  /** Bytes a second that other slices ask for meanwhile. */
+  readonly others: number
+}
+
 /** Microseconds of a linear layer in a slice: the unit whose tiles add up to the most. */
-function linearUs(list: TileList, model: TileSpeed, perByte: number, perFlop: number): number {
+function linearUs(list: TileList, model: TileSpeed, { perByte, perFlop, others }: Pace): number {
   const { units, tiles, bytes, fromMemory, flops } = list
   const own = model.smBytesPerSecond * model.tile.sms
   const busy = new Float64Array(units)
@@ -157,7 +168,7 @@ function linearUs(list: TileList, model: TileSpeed, perByte: number, perFlop: nu
       through += taken
       if (through === tiles[last]) [last, through] = [last + 1, 0]
     }
-    const slower = perByte * slowed(asked / model.memoryBytesPerSecond)
+    const slower = perByte * slowed((asked + others) / model.memoryBytesPerSecond)
     for (let unit = 0; unit < units && expert < tiles.length; ) {
       const taken = Math.min(units - unit, (tiles[expert] ?? 0) - done)
       const us = join((bytes[expert] ?? 0) * slower, (flops[expert] ?? 0) * perFlop, model.exposed) + model.tileUs
@@ -173,20 +184,33 @@ function linearUs(list: TileList, model: TileSpeed, perByte: number, perFlop: nu
 
 /** @internal */
 export function timeOf({ slices, present, bytes }: StepTiles, model: TileSpeed): StepPrediction {
-  let [total, asked] = [0, 0]
-  for (const { sms } of slices) {
-    total += sms
-    asked += Math.min(sms * model.smBytesPerSecond, model.memoryBytesPerSecond)
-  }
-  const whole = Math.min(total * model.smBytesPerSecond, model.memoryBytesPerSecond)
-  const slower = slices.length > 1 ? 1 + model.contention * Math.max(0, asked / whole - 1) : 1
-  const perByte = (slower * 1e6) / (model.smBytesPerSecond * model.tile.sms)
+  let total = 0
+  for (const { sms } of slices) total += sms
+  const perByte = 1e6 / (model.smBytesPerSecond * model.tile.sms)
   const perFlop = (1e6 * total) / (interpolate(model.rate, total) * model.tile.sms)
-  const sliceUs = slices.map(({ sms, linears }) => {
-    let us = 0
-    for (const linear of linears) us += linearUs(linear, model, perByte, perFlop)
-    return us > 0 && slices.length > 1 ? us + (model.walkUs * present) / sms : us
-  })
+  const sliceUs = slices.map(() => 0)
+  const left = slices.map(() => 1)
+  let running = [...slices.entries()]
+  // Until the first slice ends; then those that are left do the rest with one fewer at the memory.
+  for (let now = 0; running.length > 0; ) {
+    let asking = 0
+    for (const [, { sms }] of running) asking += sms
+    const rest = running.map(([s, { sms, linears }]) => {
+      const others = model.contention * model.smBytesPerSecond * (asking - sms)
+      let us = 0
+      for (const linear of linears) us += linearUs(linear, model, { perByte, perFlop, others })
+      if (us > 0 && slices.length > 1) us += (model.walkUs * present) / sms
+      return us * (left[s] ?? 0)
+    })
+    const first = Math.min(...rest)
+    now += first
+    running = running.filter(([s], i) => {
+      const us = rest[i] ?? 0
+      sliceUs[s] = now
+      left[s] = us > 0 ? (left[s] ?? 0) * (1 - first / us) : 0
+      return us > first
+    })
+  }
   const inside = Math.max(...sliceUs, (bytes * 1e6) / model.memoryBytesPerSecond)
   return { stepUs: inside + model.stepUs + model.perSliceUs * Math.max(0, slices.length - 1), sliceUs }
 }
