@@ -160,11 +160,9 @@ __device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMa
       const int wanted = 2 * p.layer[0].n_tiles;
       int seen = load_acquire(done);
       if (thread == 0 && seen < wanted) send_until(min(steps, S::STAGES));
-      SpinLimit limit;
       while (seen < wanted) {
         __nanosleep(32);
         seen = load_acquire(done);
-        limit.check();
       }
     }
     uint32_t rows[S::PASSES];

@@ -41,33 +41,16 @@ __device__ __forceinline__ void arrive_remote(uint32_t barrier, uint32_t rank) {
 __device__ __forceinline__ void arrive_after_copies(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
-/// Where NEXUS_SPIN_LIMIT_NS is defined, for trials of protocols: a wait of this thread that lasts longer traps, so
-/// that a mistake is an error rather than a GPU that hangs.
-struct SpinLimit {
-#ifdef NEXUS_SPIN_LIMIT_NS
-  unsigned long long begin = 0;
-  __device__ __forceinline__ void check() {
-    unsigned long long now;
-    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
-    if (begin == 0) begin = now;
-    if (now - begin > (NEXUS_SPIN_LIMIT_NS)) __trap();
-  }
-#else
-  __device__ __forceinline__ void check() {}
-#endif
-};
 __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) {
   uint32_t done;
-  SpinLimit limit;
-  for (;;) {
+  do {
     asm volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
                  : "=r"(done)
                  : "r"(barrier), "r"(parity)
                  : "memory");
-    if (done) return;
-    limit.check();
-  }
+  } while (!done);
 }
+
 // ---- words by which blocks of a launch know one another ------------------------------------------------------------
 
 /// What was written before an add_release() that it sees, by its thread or behind a barrier with it, is seen after it.
