@@ -95,3 +95,51 @@ export async function timeByGraph(
     graph.dispose()
   }
 }
+
+/** Replays that the peers' harness times, at least and at most. */
+const [leastReplays, mostReplays] = [7, 200]
+
+/**
+ * Times calls as the peers' harness does, so that a chip which slows down under long work is as warm for both: one graph of `repeats` rounds of
+ * the calls, each replay between two events, all queued at once, at least 7 and at most 200 of them within `budgetMs`; the median. Each call must
+ * have run on the stream before, and give every result an `out`.
+ */
+export async function timeReplays(
+  stream: Stream,
+  calls: readonly (() => void)[],
+  { budgetMs, repeats = 1 }: { readonly budgetMs: number; readonly repeats?: number },
+): Promise<Timing> {
+  const made: { dispose(): void }[] = []
+  const own = <T extends { dispose(): void }>(each: T): T => {
+    made.push(each)
+    return each
+  }
+  try {
+    const graph = own(
+      Graph.capture(stream, () => {
+        for (let r = 0; r < repeats; r++) for (const call of calls) call()
+      }),
+    )
+    const [start, end] = [own(Event.create(stream.device)), own(Event.create(stream.device))]
+    graph.launch(stream)
+    start.record(stream)
+    graph.launch(stream)
+    end.record(stream)
+    await stream.synchronize()
+    const replayMs = Math.max(start.elapsedMs(end), 1e-2)
+    const replays = Math.floor(Math.min(mostReplays, Math.max(leastReplays, budgetMs / replayMs)))
+    const marks = Array.from(
+      { length: replays },
+      () => [own(Event.create(stream.device)), own(Event.create(stream.device))] as const,
+    )
+    for (const [before, behind] of marks) {
+      before.record(stream)
+      graph.launch(stream)
+      behind.record(stream)
+    }
+    await stream.synchronize()
+    return timingOf(marks.map(([before, behind]) => (before.elapsedMs(behind) * 1e3) / (repeats * calls.length)))
+  } finally {
+    for (const each of made.reverse()) each.dispose()
+  }
+}

@@ -10,7 +10,7 @@ import { type MoELayer, Stream, Tensor } from '@nexus/core'
 import { inputCount, limitUs } from '../limits.js'
 import { median } from '../median.js'
 import { cellBias, cellLogits } from '../random.js'
-import { type Timing, timeByGraph, timeCalls } from '../timing.js'
+import { type Timing, timeCalls, timeReplays } from '../timing.js'
 import type { Cell } from './cells.js'
 import { CellCheck, errorToF32 } from './check.js'
 import type { ShapeLayers } from './shape-layers.js'
@@ -25,8 +25,8 @@ export interface LayerRow {
   /** By this row's own `expertsHit`. */
   readonly limitUs: number
   /**
-   * With `launch` 'graph': a step of one graph that holds the steps of all inputs, repeated until there are 8 where they are short, which is how
-   * the peers are timed (files without `nexusStepUs`: as that says). With 'eager': a step that is launched one operation at a time.
+   * With `launch` 'graph': a step of one graph that holds the steps of all inputs, repeated until there are 8 where they are short, timed for as
+   * long and as long behind single steps as the peers are (files without `nexusStepUs`: as that says). With 'eager': a step that is launched one operation at a time.
    */
   readonly nexusUs: number
   readonly nexusMinUs: number
@@ -65,7 +65,7 @@ export interface LayerRow {
 export interface CellOptions {
   readonly device: 'cpu' | 'cuda'
   readonly seed: number
-  /** Roughly how long to time a cell for. */
+  /** Roughly how long to time a cell's replays for; the peers' are timed for 150 ms. */
   readonly budgetMs: number
   /** Time one graph of all steps, else steps that are launched one operation at a time. @default true */
   readonly graphs?: boolean
@@ -102,7 +102,7 @@ export async function measureCell(layers: ShapeLayers, cell: Cell, options: Cell
     given[0]?.enqueue()
     const relativeError = await check.error(out, 'the output')
     const relativeErrorToF32 = await errorToF32(layers.reference, first.x, first.logits, out)
-    const each = await timeCalls(stream, callsOf(given), { budgetMs })
+    const each = await timeCalls(stream, callsOf(given), { budgetMs: budgetMs * singleShare })
     const { variants, graphs: cache } = first.layer.performanceStats()
     const replayed = (cache?.hits ?? 0) > replaysBefore
     const time: TimeSteps = graphs
@@ -177,6 +177,8 @@ class Step {
 /** How the steps of a cell are timed. */
 type TimeSteps = (steps: readonly Step[], budgetMs: number) => Promise<Timing>
 
+/** Of the budget: single steps, which the peers' harness times for 80 ms ahead of 150 ms of replays. */
+const singleShare = 80 / 150
 /** Steps of a graph, as in the peers' harness. */
 const leastSteps = 8
 /** From here on a step is long enough to be in its graph once. */
@@ -188,7 +190,7 @@ const longUs = 2000
  */
 async function timeTogether(stream: Stream, steps: readonly Step[], budgetMs: number, stepUs: number): Promise<Timing> {
   const repeats = stepUs < longUs ? Math.max(1, Math.ceil(leastSteps / steps.length)) : 1
-  const timing = await timeByGraph(stream, callsOf(steps), { budgetMs, repeats })
+  const timing = await timeReplays(stream, callsOf(steps), { budgetMs, repeats })
   const last = steps.at(-1)
   if (last !== undefined) {
     const together = await last.bytes()
