@@ -7,8 +7,9 @@
 //
 // A way is `auto` (what a step takes that is not one for decode.h), `chain` (a launch for each operation), `mlp` (both
 // linear layers in one, hopper_mlp.h), `decode` (the kernels of decode.h), or FIRST+SECOND, the kernel variants of the
-// two linear layers (bf16). Each way's outputs are compared with those of the first, bit for bit. `-`: the way does not
-// serve the step. --skew: the standard deviation of a bias that each expert has in all logits.
+// two linear layers (bf16); with `~` behind it, a step's routing begins only when the step before has ended, as where
+// the logits come from the kernel just before. Each way's outputs are compared with those of the first, bit for bit.
+// `-`: the way does not serve the step. --skew: the standard deviation of a bias that each expert has in all logits.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -37,7 +38,8 @@ std::vector<std::string> words(const std::string& text) {
 
 /// Forces the path of a way while it is recorded.
 struct Path {
-  explicit Path(const std::string& way) {
+  explicit Path(std::string way) {
+    if (way.back() == '~') way.pop_back();
     cuda::set_decode_path(way == "decode" ? "fused" : "chain");
     cuda::set_mlp_path(way == "mlp" ? "fused" : way == "auto" ? "" : "chain");
   }
@@ -91,7 +93,9 @@ struct Bench : bench::Memory {
     const auto counters = bytes(std::max<int64_t>(mlp_counter_bytes(stream->device(), mlp), 4));
     stream->fill(counters->data(), 0, counters->bytes());
 
-    const auto step = [&](int i, const std::string& way) {
+    const auto step = [&](int i, const std::string& given) {
+      const bool late = given.back() == '~';
+      const std::string way = late ? given.substr(0, given.size() - 1) : given;
       RouteArgs ra;
       ra.logits = static_cast<const float*>(logits[static_cast<size_t>(i)]->data()), ra.tokens = tokens;
       ra.expert_ids = static_cast<int32_t*>(ids->data()), ra.weights = static_cast<float*>(weights->data());
@@ -105,7 +109,9 @@ struct Bench : bench::Memory {
         DecodeArgs da;
         da.route = ra, da.choice_tokens = tokens, da.x = x->data(), da.weights = w;
         da.hidden = hidden->data(), da.out = y->data(), da.choice.variant = "gemv_1x8";
-        return cuda::decode_step(*stream, router, mlp, da);
+        const bool served = cuda::decode_step(*stream, router, mlp, da);
+        if (late) stream->cuda_stream();  // which forgets what is settled
+        return served;
       }
       route(*stream, router, ra);
       const size_t plus = way.find('+');
@@ -129,7 +135,9 @@ struct Bench : bench::Memory {
       CombineArgs ca;
       ca.dtype = kType, ca.rows = out_rows->data(), ca.weights = ra.weights;
       ca.tokens = tokens, ca.width = h, ca.top_k = shape.top_k, ca.out = y->data();
+      ca.private_inputs = !late;
       combine(*stream, ca);
+      if (late) stream->cuda_stream();
       return true;
     };
     /// The outputs of all steps one after another; empty where the way does not serve.

@@ -28,6 +28,9 @@ struct CombineArgs {
   CountRingView ring{};
   const int32_t* counts = nullptr;
   int32_t experts = 0;
+  /// What was queued before it writes nothing but memory that only this step's operations read, route()'s outputs and
+  /// `rows` among it: then a route() or decode step behind it may begin before that ends (Stream::settle_but()).
+  bool private_inputs = false;
 };
 void combine(Stream& stream, const CombineArgs& args);
 void combine_reference(const CombineArgs& host_args, double* out);

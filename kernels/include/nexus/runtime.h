@@ -66,10 +66,24 @@ class Stream : public std::enable_shared_from_this<Stream> {
   /// True between the begin and the end of a graph capture that this stream takes part in: what is queued is recorded.
   virtual bool capturing() const = 0;
 
+  /// Said by the operation that was queued last: what is still under way writes nothing but these bytes and memory that
+  /// only one step's operations know. Whatever is queued next takes that back.
+  void settle_but(const void* out, size_t bytes) { unsettled_ = {static_cast<const char*>(out), bytes}; }
+  /// Whether the bytes are settled, so that a kernel which is queued now may read them before it waits for the one
+  /// before it. To be asked before cuda_stream().
+  bool settled(const void* read, size_t bytes) const {
+    const auto* const from = static_cast<const char*>(read);
+    return unsettled_.out != nullptr && (from + bytes <= unsettled_.out || unsettled_.out + unsettled_.bytes <= from);
+  }
+
  protected:
   explicit Stream(DeviceId device, StreamShape shape = {}) : device_(device), shape_(shape) {}
   DeviceId device_;
   StreamShape shape_;
+  struct {
+    const char* out = nullptr;  // null: nothing is known to be settled
+    size_t bytes = 0;
+  } unsettled_;
 };
 
 /// A point in a stream. May be recorded again; timing is always on.

@@ -43,6 +43,7 @@ class CudaStream final : public Stream {
   }
   void* cuda_stream() override {
     make_current(device_.index);
+    unsettled_ = {};
     return stream_;
   }
   int width() const override { return width_; }
@@ -59,12 +60,14 @@ class CudaStream final : public Stream {
     if (dst == nullptr) throw_invalid("Stream::copy: dst is null for " + std::to_string(bytes) + " bytes");
     if (src == nullptr) throw_invalid("Stream::copy: src is null for " + std::to_string(bytes) + " bytes");
     make_current(device_.index);
+    unsettled_ = {};
     check(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, stream_), "cudaMemcpyAsync");
   }
   void fill(void* dst, int byte, size_t bytes) override {
     if (bytes == 0) return;
     if (dst == nullptr) throw_invalid("Stream::fill: dst is null for " + std::to_string(bytes) + " bytes");
     make_current(device_.index);
+    unsettled_ = {};
     check(cudaMemsetAsync(dst, byte, bytes, stream_), "cudaMemsetAsync");
   }
 
@@ -149,6 +152,7 @@ void CudaStream::wait(const Event& event) {
   const auto* cuda_event = dynamic_cast<const CudaEvent*>(&event);
   if (cuda_event == nullptr) throw_invalid("Stream::wait: event belongs to the CPU, the stream to " + device_.name());
   make_current(device_.index);
+  unsettled_ = {};
   const unsigned long long captured = cuda_event->captured();
   const auto own = capture_of(stream_);
   if (captured == 0 && own == nullptr) {

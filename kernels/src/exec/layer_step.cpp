@@ -136,6 +136,7 @@ void queue_combine(Stream& s, const LayerStep& step) {
   sum.top_k = step.desc.router.top_k;
   sum.out = step.out;
   sum.step = step.block;
+  sum.private_inputs = true;
   if (step.ring.slots != nullptr) {
     sum.ring = step.ring;
     sum.counts = step.scratch.counts;

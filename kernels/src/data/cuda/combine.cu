@@ -53,9 +53,10 @@ unsigned with_ring(unsigned blocks, const CombineArgs& args) { return blocks + (
 
 template <class T, int VEC>
 __global__ void __launch_bounds__(kThreads) weighted_sum_kernel(const CombineArgs a) {
+  if (a.private_inputs) release_next();
   fill_ring(a);
   wait_for_previous();
-  release_next();
+  if (!a.private_inputs) release_next();
   const int64_t tokens = step_tokens(a.step, a.tokens);
   const int64_t columns = a.width / VEC;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
@@ -153,6 +154,8 @@ void combine(Stream& stream, const CombineArgs& args) {
     const bool whole = args.width % kVec == 0 && aligned16(args.rows) && aligned16(args.shared);
     const int device = stream.device().index;
     whole ? launch_combine<T, kVec>(args, device, s) : launch_combine<T, 1>(args, device, s);
+    if (args.private_inputs && args.step == nullptr && args.mode == CombineMode::kWeightedSum)
+      stream.settle_but(args.out, static_cast<size_t>(args.tokens * args.width) * sizeof(T));
   });
 }
 

@@ -38,6 +38,7 @@ struct GroupedParams {
   bool settled;       // offsets, order and lane table are older than the stream's previous kernel
   bool beyond_cache;  // more weights than L2 keeps from one step to the next
   bool vector_store;  // 8 input columns' results may be stored as one aligned word
+  bool lets_in;       // wgmma: the next kernel's blocks may come at once, set by the launcher
   int ring;           // wgmma: ring_quarters(), set by the launcher
 };
 

@@ -428,6 +428,7 @@ __global__ void __maxnreg__(S::REGISTERS)
     __syncthreads();
   // Launched as a programmatic dependent: what is above overlapped with the kernel before.
   wait_for_previous();
+  if (p.lets_in) release_next();
 
   // Each consumer thread holds ROWS accumulators, the others hardly anything.
   if (threadIdx.x < S::PRODUCERS) {

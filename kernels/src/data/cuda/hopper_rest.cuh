@@ -447,6 +447,7 @@ __global__ void __maxnreg__(S::REGISTERS)
     __syncthreads();
   // Launched as a programmatic dependent: what is above overlapped with the kernel before.
   wait_for_previous();
+  if (p.lets_in) release_next();
   if (threadIdx.x < S::PRODUCERS) {
     fewer_registers<S::PRODUCER>();
     produce_rest<S>(p, maps, buffers, control, rank);

@@ -8,6 +8,10 @@
 // kernels (decode.h says why they may), the matrix-vector kernel of a layer behind another one, which reads offsets
 // that are older than the kernel before it (gemv.cu), the kernel for two layers, which claims a tile and asks for the
 // tokens (hopper_mlp.cuh), and combine, which fills the ring from such counts.
+//
+// Two go on ahead of their wait, so that a step's routing runs beside the sum of the step before. Combine, where only
+// its own step reads what the kernel before it writes, lets the next one in at once. Route, behind such a combine and
+// where what it reads is settled (Stream::settle_but), routes its tokens before it waits, and writes when it has.
 #pragma once
 #include <cuda_runtime.h>
 

@@ -15,12 +15,12 @@
 
 namespace nexus::cuda {
 
-/// Words of shared memory: marks [words][E] | cursors [words][E] | counts [E] | scan [32] | ids [tokens·k] | counts by
-/// block [8][E] | group keys [warps][groups].
+/// Words of shared memory: marks [words][E] | cursors [words][E] | counts [E] | scan [32] | ids [tokens·k] |
+/// weights [tokens·k] | counts by block [8][E] | group keys [warps][groups].
 inline size_t route_block_shared(const RouterDesc& d, int tokens, bool cluster, int threads) {
   const size_t experts = static_cast<size_t>(d.experts), words = static_cast<size_t>(words_of(tokens));
   const size_t groups = d.groups > 1 ? static_cast<size_t>(threads / 32) * d.groups : 0;
-  return ((2 * words + 1 + (cluster ? kClusterBlocks : 0)) * experts + 32 + static_cast<size_t>(tokens) * d.top_k +
+  return ((2 * words + 1 + (cluster ? kClusterBlocks : 0)) * experts + 32 + 2 * static_cast<size_t>(tokens) * d.top_k +
           groups) *
          4;
 }
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(route_threads(PER), 1) route_block_kernel(cons
   constexpr bool kCluster = CLUSTER;
   if constexpr (CLUSTER && !kHasClusters) __trap();  // never launched: see hopper_path()
   extern __shared__ int words_[];
-  wait_for_previous();
+  if (!p.settled) wait_for_previous();
   release_next();
   int rank = 0;
   if constexpr (kCluster) {
@@ -53,7 +53,8 @@ __global__ void __launch_bounds__(route_threads(PER), 1) route_block_kernel(cons
   int* const counts = cursors + words * experts;
   int* const sums = counts + experts;
   int* const ids = sums + 32;
-  int* const by_block = ids + p.chunk_tokens * k;
+  float* const weights = reinterpret_cast<float*>(ids + p.chunk_tokens * k);
+  int* const by_block = ids + 2 * p.chunk_tokens * k;
   unsigned* const group_keys = reinterpret_cast<unsigned*>(by_block + (kCluster ? kClusterBlocks * experts : 0));
   CountRingView ring_view{};
   if (rank == 0) ring_view = p.ring;
@@ -66,8 +67,7 @@ __global__ void __launch_bounds__(route_threads(PER), 1) route_block_kernel(cons
                             const int slot = token * k + j;
                             mark(marks, experts, token, id);
                             ids[slot] = id;
-                            p.expert_ids[first_slot + slot] = id;
-                            p.weights[first_slot + slot] = weight;
+                            weights[slot] = weight;
                           });
   __syncthreads();
   if constexpr (kCluster) {
@@ -98,6 +98,7 @@ __global__ void __launch_bounds__(route_threads(PER), 1) route_block_kernel(cons
       },
       [&](int e, int offset) {
         set_cursors(marks, experts, words, e, offset + before, cursors);
+        if (p.settled) wait_for_previous();  // the step before has read what is written from here on
         if (rank == 0) p.offsets[e] = offset, p.counts[e] = counts[e];
       });
   if (rank == 0 && threadIdx.x == 0) p.offsets[experts] = all * k;
@@ -105,6 +106,10 @@ __global__ void __launch_bounds__(route_threads(PER), 1) route_block_kernel(cons
   ring.fill(all, counts, experts);
   if (threadIdx.x == blockDim.x - 1) ring.close(p.ring.counter);
   place_slots(p, ids, tokens * k, first_slot, marks, cursors);
+  for (int i = threadIdx.x; i < tokens * k; i += blockDim.x) {
+    p.expert_ids[first_slot + i] = ids[i];
+    p.weights[first_slot + i] = weights[i];
+  }
 }
 
 }  // namespace nexus::cuda

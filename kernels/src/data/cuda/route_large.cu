@@ -27,6 +27,8 @@ namespace nexus::cuda {
 namespace {
 
 constexpr int kMaxChunks = 128, kMaxWideChunks = 512;
+/// Of shared memory, for a first launch that holds its results back.
+constexpr size_t kAheadBytes = 24 * 1024;
 constexpr int kPlaceThreads = 512, kPlaceGroups = 16;
 /// Threads that share an SM's registers. 704 have 88 each: a block of 512 that routes by fours then leaves room for one
 /// of the last launch to take its place beside it.
@@ -51,6 +53,14 @@ int chunks_of(const RouterDesc& d, int64_t tokens) {
   return tokens == 0 ? 0 : static_cast<int>((tokens + each - 1) / each);
 }
 
+/// Words of shared memory of the first launch: histogram [stride] | group keys [warps][groups] | and, where it begins
+/// ahead of the kernel before it, which may still read what it writes, ids [slots] | weights [slots].
+size_t tokens_words(const RouteParams& p, int threads) {
+  const size_t groups = p.desc.groups > 1 ? static_cast<size_t>(threads / 32) * p.desc.groups : 0;
+  const size_t slots = static_cast<size_t>(p.chunk_tokens) * p.desc.top_k;
+  return static_cast<size_t>(histogram_stride(p.desc.experts)) + groups + (p.settled ? 2 * slots : 0);
+}
+
 /// How the counts of a chunk are kept.
 enum class Histograms {
   kBytes,    ///< one byte each; 128 chunks of at most 255 tokens have counts that 16 bits hold
@@ -66,26 +76,36 @@ static_assert(kMaxChunks * 255 < 1 << 16);
 
 template <int PER, bool QUAD>
 __global__ void __launch_bounds__(register_threads(PER, QUAD), 1) route_tokens_kernel(const RouteParams p) {
-  // histogram [stride] | group keys [warps][groups]
-  extern __shared__ __align__(16) int words[];
+  extern __shared__ __align__(16) int words[];  // see tokens_words()
   const int experts = p.desc.experts, k = p.desc.top_k, stride = histogram_stride(experts);
   for (int e = threadIdx.x; e < stride; e += blockDim.x) words[e] = 0;
   read_here(p.desc.experts, p.tokens, reinterpret_cast<int64_t>(p.logits), reinterpret_cast<int64_t>(p.weights),
             reinterpret_cast<int64_t>(p.workspace), p.per_top_k);
-  wait_for_previous();
+  if (!p.settled) wait_for_previous();
   release_next();
   __syncthreads();
   const RouteInput input(p);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * p.chunk_tokens;
   const int tokens = static_cast<int>(min(input.tokens - first, static_cast<int64_t>(p.chunk_tokens)));
+  const int groups = p.desc.groups > 1 ? static_cast<int>(blockDim.x / 32) * p.desc.groups : 0;
+  int* const ids = words + stride + groups;
+  float* const weights = reinterpret_cast<float*>(ids + p.chunk_tokens * k);
   route_tokens<PER, QUAD>(p, input.logits + first * experts, tokens, reinterpret_cast<unsigned*>(words + stride),
                           [&](int token, int j, int id, float weight) {
-                            const int64_t slot = (first + token) * k + j;
-                            p.expert_ids[slot] = id;
-                            p.weights[slot] = weight;
+                            const int near = token * k + j;
+                            const int64_t slot = first * k + near;
+                            (p.settled ? ids + near : p.expert_ids + slot)[0] = id;
+                            (p.settled ? weights + near : p.weights + slot)[0] = weight;
                             atomicAdd(words + id, 1);
                           });
   __syncthreads();
+  if (p.settled) {
+    wait_for_previous();
+    for (int i = threadIdx.x; i < tokens * k; i += blockDim.x) {
+      p.expert_ids[first * k + i] = ids[i];
+      p.weights[first * k + i] = weights[i];
+    }
+  }
   if (histograms_of(p.desc, p.chunk_tokens) == Histograms::kBytes) {
     const int fours = stride / 4;
     for (int i = threadIdx.x; i < fours; i += blockDim.x) {
@@ -250,16 +270,16 @@ void divide_alike(int device) {
   });
 }
 
-void launch_route_grid(const RouteParams& p, int device, cudaStream_t stream) {
+void launch_route_grid(RouteParams p, int device, cudaStream_t stream) {
   const RouterDesc& d = p.desc;
   const size_t experts = static_cast<size_t>(d.experts), stride = static_cast<size_t>(histogram_stride(d.experts));
   with_router(d, [&](auto per, auto quad) {
     const int warps = (p.chunk_tokens + warp_tokens(quad) - 1) / warp_tokens(quad);
     const int threads = std::min(warps * 32, route_threads(per));
-    const size_t groups = d.groups > 1 ? static_cast<size_t>(threads / 32) * d.groups : 0;
+    p.settled = p.settled && tokens_words(p, threads) * 4 <= kAheadBytes;
     divide_alike<&route_tokens_kernel<decltype(per)::value, decltype(quad)::value>>(device);
     launch("route_tokens", &route_tokens_kernel<decltype(per)::value, decltype(quad)::value>, p.chunks, threads,
-           (stride + groups) * 4, device, stream, p);
+           tokens_words(p, threads) * 4, device, stream, p);
   });
   const size_t words = static_cast<size_t>(words_of(std::min(p.chunk_tokens, kPassTokens)));
   const size_t shared = ((2 * words + 2) * experts + 32) * 4;
@@ -322,6 +342,10 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   p.counts = args.counts, p.offsets = args.offsets, p.order = args.order;
   p.per_top_k = 0xffffffffu / static_cast<unsigned>(desc.top_k) + 1;  // 0 for 1
   const int device = stream.device().index;
+  const size_t experts = static_cast<size_t>(desc.experts);
+  p.settled = args.step == nullptr && args.ring.slots == nullptr &&
+              stream.settled(args.logits, static_cast<size_t>(args.tokens) * experts * sizeof(float)) &&
+              stream.settled(args.select_bias, args.select_bias == nullptr ? 0 : experts * sizeof(float));
   const cudaStream_t s = handle(stream);
   const bool clusters = hopper_path(device) && !stream.in_slice() && !stream.share_sm();
   switch (path_for(desc, args.tokens, clusters)) {

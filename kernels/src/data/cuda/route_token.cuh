@@ -29,6 +29,7 @@ struct RouteParams {
   int chunk_tokens;    // of a block
   int chunks;
   unsigned per_top_k;  // ceil(2^32 / top_k), 0 for 1: see token_of()
+  bool settled;        // what is read here is older than the kernel before, see Stream::settled()
 };
 
 __device__ __forceinline__ float sanitised(float l) {
