@@ -6,10 +6,11 @@
 //   step_bench [--tokens=1,8,…] [--skew=S] [--ways=WAY,…] [--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
 //
 // A way is `auto` (what a step takes that is not one for decode.h), `chain` (a launch for each operation), `mlp` (both
-// linear layers in one, hopper_mlp.h), `decode` (the kernels of decode.h), or FIRST+SECOND, the kernel variants of the
-// two linear layers (bf16); with `~` behind it, a step's routing begins only when the step before has ended, as where
-// the logits come from the kernel just before. Each way's outputs are compared with those of the first, bit for bit.
-// `-`: the way does not serve the step. --skew: the standard deviation of a bias that each expert has in all logits.
+// linear layers in one, hopper_mlp.h) or mlp=VARIANT, `decode` (the kernels of decode.h), or FIRST+SECOND, the kernel
+// variants of the two linear layers (bf16); with `~` behind it, a step's routing begins only when the step before has
+// ended, as where the logits come from the kernel just before. Each way's outputs are compared with those of the first,
+// bit for bit. `-`: the way does not serve the step. --skew: the standard deviation of a bias that each expert has in
+// all logits.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -41,7 +42,7 @@ struct Path {
   explicit Path(std::string way) {
     if (way.back() == '~') way.pop_back();
     cuda::set_decode_path(way == "decode" ? "fused" : "chain");
-    cuda::set_mlp_path(way == "mlp" ? "fused" : way == "auto" ? "" : "chain");
+    cuda::set_mlp_path(way.starts_with("mlp") ? "fused" : way == "auto" ? "" : "chain");
   }
   ~Path() {
     cuda::set_decode_path("");
@@ -119,6 +120,7 @@ struct Bench : bench::Memory {
         MlpArgs ma;
         ma.x = x->data(), ma.tokens = tokens, ma.top_k = shape.top_k, ma.offsets = ra.offsets, ma.order = ra.order;
         ma.rows = out_rows->data(), ma.workspace = hidden->data(), ma.counters = counters->data();
+        if (way.starts_with("mlp=")) ma.choice.variant = std::string_view(way).substr(4);
         grouped_mlp(*stream, mlp, w, ma);
       } else {
         GroupedLinearArgs a1, a2;
@@ -228,9 +230,10 @@ int main(int argc, char** argv) try {
     } else if (key == "--turns" && !value.empty()) {
       turns = std::max(1, std::stoi(value));
     } else if (!bench::add_shape(argument, shapes)) {
-      std::fprintf(stderr,
-                   "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|chain|mlp|decode|FIRST+SECOND,...] "
-                   "[--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
+      std::fprintf(
+          stderr,
+          "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|chain|mlp|mlp=VARIANT|decode|FIRST+SECOND,...] "
+          "[--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
       return 2;
     }
   }

@@ -105,3 +105,44 @@ TEST("hopper: blocks of 64 columns that a warpgroup has") {
       CHECK_EQ(column_blocks(left, blocks), expected);
     }
 }
+
+TEST("hopper: a pair's turns: every row of every column tile once, in both blocks the same weights or either its own") {
+  for (const int most : {96, 160})
+    for (const int columns : {1, 2, 3, 6, 11, 16, 112})
+      for (int rows = 1; rows < 5000; rows += rows < 700 ? 1 : 101) {
+        const int shares = (rows + most - 1) / most;
+        std::vector<int> seen(static_cast<size_t>(columns * rows));
+        for (int turn = 0; turn < pair_turns(shares, columns); ++turn) {
+          const PairTurn own[2] = {pair_turn(turn, rows, shares, columns, 0),
+                                   pair_turn(turn, rows, shares, columns, 1)};
+          CHECK_EQ(own[0].alone, own[1].alone);
+          CHECK_EQ(own[0].alone, own[0].column != own[1].column);
+          for (const PairTurn& t : own) {
+            CHECK(t.column >= 0 && t.column < columns);
+            CHECK(t.rows.padded >= 8 && t.rows.padded % 8 == 0 && t.rows.padded <= most);
+            for (int r = t.rows.from; r < std::min(rows, t.rows.from + t.rows.padded); ++r)
+              ++seen[static_cast<size_t>(t.column * rows + r)];
+          }
+        }
+        CHECK(std::all_of(seen.begin(), seen.end(), [](int times) { return times == 1; }));
+      }
+}
+
+TEST("hopper: an expert's rows among its tiles: all of them once, in whole eights, within a tile's rows") {
+  for (const int most : {32, 64, 96, 160})
+    for (const int cluster : {1, 2})
+      for (int rows = 1; rows < 1400; ++rows) {
+        const int parts = (rows + most * cluster - 1) / (most * cluster) * cluster;
+        int next = 0, products = 0;
+        for (int part = 0; part < parts; ++part) {
+          const RowShare share = row_share(rows, parts, part);
+          CHECK(share.padded > 0 && share.padded % 8 == 0 && share.padded <= most);
+          CHECK_EQ(std::min(share.from, rows), next);
+          next = std::min(rows, share.from + share.padded);
+          products += share.padded;
+        }
+        CHECK_EQ(next, rows);
+        // Only where a pair has less than two eights does one of its blocks run over rows that are not there.
+        CHECK(products <= std::max((rows + 7) / 8, parts) * 8);
+      }
+}

@@ -168,14 +168,20 @@ TEST("wgmma shapes: what runs without a table, of both layers of an MLP, by its 
                           {32, 2880, 2880, 32, narrow_fewer},
                           {64, 2048, 1024, 64 * 2, narrow_fewer},
                           {64, 2048, 1024, 64 * 2 + 1, fewer},
-                          {64, 2048, 1024, 64 * 8, fewer},
-                          {64, 2048, 1024, 64 * 8 + 1, narrow},
-                          {64, 2048, 1024, 64 * 24, narrow},
-                          {64, 2048, 1024, 64 * 24 + 1, few},
+                          {64, 2048, 1024, 64 * 4, fewer},
+                          {64, 2048, 1024, 64 * 4 + 1, narrow},
+                          {64, 2048, 1024, 1024, narrow},
+                          {64, 2048, 1024, 1025, few},
+                          {32, 2048, 1024, 32 * 24, narrow},
+                          {32, 2048, 1024, 32 * 24 + 1, few},
+                          {16, 2048, 1024, 512, narrow},
+                          {16, 2048, 1024, 513, few},
+                          {8, 4096, 14336, 8 * 48, narrow},
+                          {8, 4096, 14336, 8 * 48 + 1, plain},
                           {64, 2048, 1024, 64 * 48, few},
                           {64, 2048, 1024, 64 * 48 + 1, plain},
-                          {64, 2048, 1024, 64 * 3072, plain},
-                          {64, 2048, 1024, 64 * 3072 + 1, pair},
+                          {64, 2048, 1024, 64 * 160, plain},
+                          {64, 2048, 1024, 64 * 160 + 1, pair},
                           // Not by whole panels of 64 elements.
                           {64, 2056, 1032, 64 * 2, few_rest},
                           {64, 2056, 1032, 64 * 8, narrow_fewer_rest},
@@ -191,15 +197,13 @@ TEST("wgmma shapes: what runs without a table, of both layers of an MLP, by its 
                           // By whole panels, but with columns behind whole tiles.
                           {32, 2880, 2880, 32 * 48, few},
                           {32, 2880, 2880, 32 * 152, plain_rest},
-                          {32, 2880, 2880, 32 * 768, pair_rest},
-                          {32, 2880, 2880, 32 * 768 + 1, plain_rest},
-                          {32, 2880, 2880, 32 * 3072 + 1, pair_rest},
+                          {32, 2880, 2880, 32 * 152 + 1, pair_rest},
                           // Few weights.
                           {8, 512, 1024, 24, narrow_fewer},
                           {8, 512, 1024, 8 * 32, narrow_fewer},
                           {8, 512, 1024, 8 * 32 + 1, narrow},
                           {8, 512, 1024, 8 * 160, narrow},
-                          {8, 512, 1024, 8 * 160 + 1, plain}}) {
+                          {8, 512, 1024, 8 * 160 + 1, pair}}) {
       MlpDesc d;
       d.dtype = t, d.experts = c.experts, d.input = d.output = c.width, d.hidden = c.hidden;
       for (int i = 0; i < 2; ++i) CHECK_EQ(grouped_linear_variant(kGpu, mlp_layer(d, i), c.rows), c.both);

@@ -28,13 +28,14 @@ LayerDesc layer_of(const Shape& s, DType dtype) {
   return d;
 }
 
-/// Few rows an expert, widths by whole panels of 64: what shares a launch.
+/// Up to a tile's rows an expert, widths by whole panels of 64: what shares a launch.
 const Shape kShapes[] = {
     {128, 8, 128, 192, 256, 8, Epilogue::kSwiglu},   {128, 8, 128, 192, 256, 64, Epilogue::kSwiglu},
     {8, 2, 512, 512, 512, 61, Epilogue::kSwiglu},    {33, 3, 192, 320, 136, 201, Epilogue::kClampedSwiglu},
     {16, 4, 64, 128, 72, 64, Epilogue::kGelu},       {3, 2, 1088, 576, 1032, 32, Epilogue::kGegluTanh},
     {512, 10, 128, 64, 128, 512, Epilogue::kSwiglu}, {2, 1, 256, 320, 200, 55, Epilogue::kRelu},
-    {64, 4, 192, 320, 192, 90, Epilogue::kSwiglu},
+    {64, 4, 192, 320, 192, 90, Epilogue::kSwiglu},   {32, 4, 320, 832, 576, 300, Epilogue::kSwiglu},
+    {64, 8, 512, 768, 512, 512, Epilogue::kSwiglu},  {24, 4, 576, 704, 832, 500, Epilogue::kClampedSwiglu},
 };
 
 /// Both layers by one kernel variant, over rows that are dealt out by hand.
@@ -142,11 +143,14 @@ TEST("mlp in one launch: every shape, with hot experts, odd tiles and experts wi
   for (size_t e = 0; e < skewed.size(); ++e) skewed[e] = e % 9 == 4 ? 100 : static_cast<int32_t>(random.integer(0, 9));
   sparse[77] = 1;
   for (const DType dtype : {DType::kBF16, DType::kF16})
-    for (const char* name : {"wgmma_256x32x128_s3", "wgmma_128x64x128_s4", "wgmma_128x32x128_s5"}) {
+    for (const std::string name : {"wgmma_256x32x128_s3", "wgmma_128x64x128_s4", "wgmma_128x32x128_s5",
+                                   "wgmma_256x64x64_s5", "wgmma_256x160x64_s4", "wgmma_256x160x64_s4_rest"}) {
       check_named(random, dtype, name, skewed, {0, 2, 64, 192, 264, 0, Epilogue::kSwiglu});
-      check_named(random, dtype, name, sparse, {0, 2, 64, 128, 72, 0, Epilogue::kSwiglu});
+      check_named(random, dtype, name, sparse, {0, 2, 64, 192, 72, 0, Epilogue::kSwiglu});
       check_named(random, dtype, name, {17, 64, 0, 33, 1, 0, 8}, {0, 2, 704, 64, 776, 0, Epilogue::kClampedSwiglu});
       check_named(random, dtype, name, {32}, {0, 2, 128, 192, 136, 0, Epilogue::kGelu});
+      if (name.find("x32x") == std::string::npos)
+        check_named(random, dtype, name, {170, 0, 1, 64, 65, 5, 8, 9}, {0, 2, 192, 320, 328, 0, Epilogue::kSwiglu});
     }
 }
 

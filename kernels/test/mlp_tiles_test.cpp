@@ -158,10 +158,10 @@ TEST("mlp tiles: blocks in any order, late or alone, end, find their rows comple
   }
 }
 
-TEST("mlp tiles: counters for as many row tiles as few rows an expert may have") {
+TEST("mlp tiles: counters for as many row tiles as there may be of up to a tile's rows an expert") {
   for (int experts = 1; experts <= 1024; ++experts)
-    for (const int span : {32, 64}) {
-      const int64_t rows = int64_t{kMlpMostRows} * experts;
+    for (const int span : {32, 64, 160}) {
+      const int64_t rows = int64_t{span} * experts;
       CHECK((rows + int64_t{span - 1} * experts) / span <= mlp_row_tiles(experts));
     }
 }

@@ -140,3 +140,28 @@ TEST("a CUDA stream knows what is settled until anything else is queued on it") 
     stream.synchronize();
   }
 }
+
+TEST("behind a layer's step all but its output is settled, recorded or not") {
+  for (const DeviceId device : devices()) {
+    if (device.is_cpu()) continue;
+    Random random(7200);
+    Bench bench(device);
+    const LayerDesc d = basic(DType::kBF16, MlpKind::kGated, Epilogue::kSwiglu);
+    const auto layer = make_layer(bench, d, 4);
+    StepArgs args;
+    args.tokens = 64;
+    args.x = bench.upload(
+        HostArray::rounded(d.experts.dtype, random.normals(static_cast<size_t>(args.tokens * d.experts.input))));
+    args.logits = bench.upload(random.normals(static_cast<size_t>(args.tokens * d.router.experts)));
+    args.out = bench.poisoned(d.experts.dtype, output_size(d, args.tokens));
+    const auto queue = [&] {
+      layer->enqueue(bench.stream, args);
+      CHECK(bench.stream->settled(args.logits, 1));
+      CHECK(!bench.stream->settled(args.out, 1));
+    };
+    queue();
+    Graph::capture(bench.stream, queue)->launch(bench.stream);
+    CHECK(!bench.stream->settled(args.logits, 1));
+    bench.stream->synchronize();
+  }
+}

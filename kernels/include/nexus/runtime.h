@@ -70,10 +70,18 @@ class Stream : public std::enable_shared_from_this<Stream> {
   /// only one step's operations know. Whatever is queued next takes that back.
   void settle_but(const void* out, size_t bytes) { unsettled_ = {static_cast<const char*>(out), bytes}; }
   /// Whether the bytes are settled, so that a kernel which is queued now may read them before it waits for the one
-  /// before it. To be asked before cuda_stream().
+  /// before it. To be asked before cuda_stream(), which takes that for an operation.
   bool settled(const void* read, size_t bytes) const {
     const auto* const from = static_cast<const char*>(read);
     return unsettled_.out != nullptr && (from + bytes <= unsettled_.out || unsettled_.out + unsettled_.bytes <= from);
+  }
+
+  /// cuda_stream(), for a question that queues nothing.
+  void* cuda_stream_to_ask() {
+    const auto known = unsettled_;
+    void* const stream = cuda_stream();
+    unsettled_ = known;
+    return stream;
   }
 
  protected:

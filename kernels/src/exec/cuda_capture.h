@@ -58,7 +58,7 @@ inline std::shared_ptr<Capture> capture_of(cudaStream_t stream) {
 }
 inline std::shared_ptr<Capture> capture_of(Stream& stream) {
   if (captures_under_way.load(std::memory_order_relaxed) == 0) return nullptr;
-  return find_capture(static_cast<cudaStream_t>(stream.cuda_stream()));
+  return find_capture(static_cast<cudaStream_t>(stream.cuda_stream_to_ask()));
 }
 inline void refuse_in_capture(Stream& stream, const char* what) {
   if (const auto capture = capture_of(stream)) capture->refuse(what);

@@ -26,10 +26,11 @@ bool decode_path() { return path.fused(); }
 void set_decode_path(const std::string& way) { path.set(way); }
 
 bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& experts, const DecodeArgs& args) {
-  const Target to = target(stream);
+  // No target() before it is known that the step is taken: what follows otherwise is to find what the stream knows.
   const int64_t tokens = args.route.tokens;
+  const int device = stream.device().index;
   // A stream with neighbours on its SMs takes the chain, which has kernels made for that.
-  if (!decode_path() || to.share_sm || !hopper_path(to.device) || !device_facts(to.device).dependent_launch)
+  if (!decode_path() || stream.share_sm() || !hopper_path(device) || !device_facts(device).dependent_launch)
     return false;
   if (mlp_layers(experts.kind) != 2 || router.experts > kDecodeExperts) return false;
   const int64_t most = std::max(tokens, args.choice_tokens);
@@ -41,8 +42,8 @@ bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& expert
   if (std::max({first.k, first.n, second.n}) > kMostWidth || !aligned16(args.hidden)) return false;
   const int64_t rows = args.choice_tokens * router.top_k;
   const bool aligned = args.route.step || aligned16(args.x);
-  if (!is_gemv(first, rows, aligned && aligned16(args.weights.weight[0]), to.device, args.choice) ||
-      !is_gemv(second, rows, aligned16(args.weights.weight[1]), to.device, args.choice))
+  if (!is_gemv(first, rows, aligned && aligned16(args.weights.weight[0]), device, args.choice) ||
+      !is_gemv(second, rows, aligned16(args.weights.weight[1]), device, args.choice))
     return false;
 
   DecodeParams p{};
@@ -59,6 +60,7 @@ bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& expert
   p.ranked = !args.route.select_bias && router.groups == 1 && router.weigh != Weigh::kSparsemixer && !args.scale_input;
   p.keys = kDecodeSlots * static_cast<int>(sizeof(int));
   if (!p.ranked && !args.prepare) cuda::route(stream, router, args.route);
+  const Target to = target(stream);
   launch_decode_hidden(experts.dtype, p, to, !args.prepare);
   launch_decode_output(experts.dtype, p, to, !args.prepare);
   return !args.prepare;

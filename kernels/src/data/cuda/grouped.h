@@ -106,7 +106,7 @@ const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t ma
 
 /// What runs instead of a chosen variant on a stream that shares its SMs (Stream::share_sm()): a tile of fewer rows or
 /// stages, whose block leaves shared memory and registers for blocks of a neighbour's. The sums are the same.
-const Variant& share_sm(const Variant& chosen);
+const Variant& share_sm(const Variant& chosen, const Problem& problem);
 
 /// Upper bound of the number of BM-row tiles over all experts, for any way the rows may fall.
 constexpr int64_t max_row_tiles(int64_t max_rows, int experts, int bm) {

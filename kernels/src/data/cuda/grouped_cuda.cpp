@@ -64,7 +64,7 @@ Prepared prepare(const GroupedLinearDesc& desc, const GroupedLinearArgs& args, c
   problem.aligned = problem.aligned && aligned;
   const Variant& chosen = choose(problem, variant_key(desc), args.choice);
   // The same bits in all of them. A limit of bytes under way is kept best by the shape with the smallest buffers.
-  const Variant& variant = to.share_sm ? share_sm(chosen) : to.read_ahead > 0 ? plain_shape(chosen) : chosen;
+  const Variant& variant = to.share_sm ? share_sm(chosen, problem) : to.read_ahead > 0 ? plain_shape(chosen) : chosen;
   GroupedParams p{};
   p.step = step, p.lanes = args.lanes;
   p.input = args.input, p.weight = args.weight, p.bias = args.bias, p.output = args.output;
@@ -109,8 +109,7 @@ bool grouped_pair(Stream& stream, const GroupedLinearDesc& first, const GroupedL
   if (!mlp_path() || first_args.max_rows == 0) return false;
   const Target to = target(stream);
   const Prepared one = prepare(first, first_args, to), two = prepare(second, second_args, to);
-  if (one.variant != two.variant) return false;
-  return launch_wgmma_mlp(first.dtype, *one.variant, one.params, two.params, rows_of_choice(first_args),
+  return launch_wgmma_mlp(first.dtype, *one.variant, *two.variant, one.params, two.params, rows_of_choice(first_args),
                           static_cast<int32_t*>(counters), to);
 }
 
@@ -118,8 +117,9 @@ std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_ro
                                    const VariantChoice& choice) {
   int device = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
-  const Variant& chosen = choose(problem_of(desc, max_rows, device), variant_key(desc), choice);
-  return (shared ? share_sm(chosen) : chosen).name;
+  const Problem problem = problem_of(desc, max_rows, device);
+  const Variant& chosen = choose(problem, variant_key(desc), choice);
+  return (shared ? share_sm(chosen, problem) : chosen).name;
 }
 
 std::vector<VariantCandidate> grouped_linear_candidates(DeviceId device, const GroupedLinearDesc& desc, int64_t rows) {

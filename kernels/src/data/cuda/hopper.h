@@ -16,7 +16,8 @@ namespace nexus::cuda {
 constexpr int kWgmmaRows = 160, kWgmmaStages = 4;
 extern const Variant kWgmma, kWgmmaPair;
 /// For few rows an expert, where weights are all that matters: 160 KiB of them in flight on an SM, across tiles, so
-/// that a third of the chip reads as fast as all of it. Same order of sums, so the same bits as kWgmma.
+/// that a third of the chip reads as fast as all of it. Finished rows leave through shared memory here, too. Same order
+/// of sums, so the same bits as kWgmma.
 constexpr int kWgmmaFewRows = 64, kWgmmaFewStages = 5;
 extern const Variant kWgmmaFew;
 /// The same by stages of 128 elements of k, which memory delivers faster (hopper_shape.h): for k a multiple of 64 and n

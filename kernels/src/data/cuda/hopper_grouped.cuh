@@ -89,9 +89,11 @@ struct Shape {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 /// This block's part of a tile's weights of step s: by one thread. `y`: the tile's first row of all experts' weights.
+/// `boxes`: of S::BOXES, that have columns of the layer; the results of others are not stored.
 template <class S>
 __device__ __forceinline__ void copy_weights(const CUtensorMap& map, const GroupedParams& p, uint32_t buffer,
-                                             uint32_t ready, int s, int y, int rank, bool once) {
+                                             uint32_t ready, int s, int y, bool once, bool alone = false,
+                                             int boxes = S::BOXES) {
   const bool gated = p.gated;
   const auto at = [&](int box) {
     const int row = y + box * S::BOX_COLUMNS;
@@ -101,14 +103,30 @@ __device__ __forceinline__ void copy_weights(const CUtensorMap& map, const Group
       return gated ? WeightsAt{s * S::BK, 0, 0, 0, row / 16} : WeightsAt{s * S::BK, row, 0, 0, 0};
   };
   if constexpr (S::CLUSTER > 1) {
-    copy_weights_box_multicast(buffer + rank * S::BOX_BYTES, &map, at(rank), ready, 3);
-  } else if constexpr (S::LIMITED) {
+    if (alone) {
 #pragma unroll
-    for (int i = 0; i < S::BOXES; ++i) copy_weights_box_once(buffer + i * S::BOX_BYTES, &map, at(i), ready, once);
+      for (int i = 0; i < S::CLUSTER; ++i) copy_weights_box(buffer + i * S::BOX_BYTES, &map, at(i), ready);
+    } else {
+      const int rank = static_cast<int>(cluster_rank());  // asked for anew, rather than kept in a register
+      copy_weights_box_multicast(buffer + rank * S::BOX_BYTES, &map, at(rank), ready, 3);
+    }
+  } else if (once) {
+#pragma unroll
+    for (int i = 0; i < S::BOXES; ++i)
+      if (i < boxes) copy_weights_box_once(buffer + i * S::BOX_BYTES, &map, at(i), ready);
   } else {
 #pragma unroll
-    for (int i = 0; i < S::BOXES; ++i) copy_weights_box(buffer + i * S::BOX_BYTES, &map, at(i), ready);
+    for (int i = 0; i < S::BOXES; ++i)
+      if (i < boxes) copy_weights_box(buffer + i * S::BOX_BYTES, &map, at(i), ready);
   }
+}
+
+/// Whether a tile's weights are asked for as the first that L2 gives up again: they must not push out what the next
+/// kernels read, their code and parameters. Where several tiles read them it costs 5 to 10 %; and so does it, whoever
+/// reads them, where 128 bytes at a time are read of rows of more than kOnceDepth elements.
+template <class S>
+__device__ __forceinline__ bool give_up_first(const GroupedParams& p, const Tile& tile) {
+  return tile.once && p.beyond_cache && (S::PANELS > 1 || p.k <= kOnceDepth);
 }
 
 /// Bytes that a step brings besides rows that are copied one by one.
@@ -136,11 +154,20 @@ __device__ __forceinline__ void input_rows(const GroupedParams& p, const Tile& t
   for (int i = 0; i < COUNT; ++i) begin[i] = static_cast<uint32_t>(row[i]) * (static_cast<uint32_t>(p.k) / 8);
 }
 
+/// The tile of a block's turn: of its own, or as one of a pair.
+template <class S, bool LANES>
+__device__ __forceinline__ bool find_turn_tile(const GroupedParams& p, int index, Tile& tile, int only) {
+  if constexpr (S::CLUSTER > 1)
+    return find_pair_tile<S::ROWS, S::COLUMNS, LANES>(p, index, tile, only);
+  else
+    return find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, index, 0, tile, only);
+}
+
 /// Finds the tiles of this block, `block` of `blocks` where a pair counts as one, and leaves each for produce(), which
 /// is busy with the one before: by one warp. It takes 3000 to 9000 cycles a tile, more than a ring of buffers holds.
 template <class S, bool LANES>
 __device__ __forceinline__ void find_tiles(const GroupedParams& p, uint32_t buffers, typename S::Control& control,
-                                           int rank, int block, int blocks) {
+                                           int block, int blocks) {
   if (threadIdx.x >= S::PRODUCERS + S::CONSUMERS + 32) return;
   Walk walk{block, blocks, -1};
   if constexpr (LANES) walk = lanes_walk(p, block, blocks);
@@ -148,7 +175,7 @@ __device__ __forceinline__ void find_tiles(const GroupedParams& p, uint32_t buff
 #pragma unroll 1
   for (int index = walk.first;; index += walk.stride) {
     Tile tile{};
-    const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, index, rank, tile, walk.lane);
+    const bool found = find_turn_tile<S, LANES>(p, index, tile, walk.lane);
     const int lane = thread_anew() & 31;
     if (LANES && found && lane == 0) trace_tile(p, tile.expert);
     wait(buffers + S::TAKEN, turn ^ 1);
@@ -171,8 +198,7 @@ __device__ __forceinline__ void find_tiles(const GroupedParams& p, uint32_t buff
 /// Fills the buffers for the tiles of this block, `block` of `blocks` where a pair counts as one.
 template <class S, bool LANES>
 __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMap& map, const CUtensorMap& row_map,
-                                        uint32_t buffers, typename S::Control& control, int rank, int block,
-                                        int blocks) {
+                                        uint32_t buffers, typename S::Control& control, int block, int blocks) {
   const int k = static_cast<int>(p.k), steps = (k + S::BK - 1) / S::BK;
   const int thread = threadIdx.x, chunk = thread % 8, copy_row = thread / 8;
   const uint32_t copy_at = S::WEIGHT_BYTES + copy_row * 128 + ((chunk ^ (copy_row & 7)) * 16);
@@ -203,7 +229,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       turn ^= 1;
       arrive(buffers + S::TAKEN);
     } else {
-      const bool found = find_tile<S::ROWS, S::CLUSTER, S::COLUMNS, LANES>(p, walk.first, rank, tile, walk.lane);
+      const bool found = find_turn_tile<S, LANES>(p, walk.first, tile, walk.lane);
       if (LANES && found && thread == 0) trace_tile(p, tile.expert);
       if (found && p.copy_rows) input_rows<16>(p, tile, copy_row, rows);
       walk.first += walk.stride;
@@ -233,7 +259,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       }
       if (thread == 0) {
         arrive_expect(ready, step_bytes<S>(p, tile));
-        copy_weights<S>(map, p, buffer, ready, s, y, rank, (S::PANELS > 1 && tile.once && p.beyond_cache) || limited);
+        copy_weights<S>(map, p, buffer, ready, s, y, limited || (S::LIMITED && give_up_first<S>(p, tile)), tile.alone);
       }
       if (!p.copy_rows) {
         // Rows of other experts may follow in the last box: their results are not stored.
@@ -409,7 +435,6 @@ __global__ void __maxnreg__(S::REGISTERS)
   const uint32_t raw = shared_address(unaligned), buffers = (raw + 1023) & ~1023u;
   typename S::Control& control =
       *reinterpret_cast<typename S::Control*>(unaligned + (buffers - raw) + S::STAGES * S::STAGE_BYTES);
-  const int rank = S::CLUSTER > 1 ? static_cast<int>(cluster_rank()) : 0;
   if (threadIdx.x == 0) {
     prefetch_map(&map);
     if (!p.copy_rows) prefetch_map(&row_map);
@@ -433,13 +458,13 @@ __global__ void __maxnreg__(S::REGISTERS)
   // Each consumer thread holds ROWS accumulators, the others hardly anything.
   if (threadIdx.x < S::PRODUCERS) {
     fewer_registers<S::PRODUCER>();
-    produce<S, LANES>(p, map, row_map, buffers, control, rank, blockIdx.x / S::CLUSTER, gridDim.x / S::CLUSTER);
+    produce<S, LANES>(p, map, row_map, buffers, control, blockIdx.x / S::CLUSTER, gridDim.x / S::CLUSTER);
   } else if (threadIdx.x < S::PRODUCERS + S::CONSUMERS) {
     more_registers<S::CONSUMER>();
     consume<S>(p, buffers, control);
   } else if constexpr (S::FINDERS > 0) {
     fewer_registers<S::FINDER>();
-    find_tiles<S, LANES>(p, buffers, control, rank, blockIdx.x / S::CLUSTER, gridDim.x / S::CLUSTER);
+    find_tiles<S, LANES>(p, buffers, control, blockIdx.x / S::CLUSTER, gridDim.x / S::CLUSTER);
   }
   // No block may leave while the other still multicasts to it or arrives at its barriers.
   if constexpr (S::CLUSTER > 1) cluster_sync();

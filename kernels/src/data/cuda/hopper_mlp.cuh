@@ -1,5 +1,5 @@
-// Both layers of an MLP in one launch on Hopper's tensor cores, for few rows an expert: the tiles of hopper_grouped.cuh
-// in the same order of sums, so the same bits as the two launches that it replaces.
+// Both layers of an MLP in one launch on Hopper's tensor cores, for up to some 128 rows an expert: the tiles of
+// hopper_grouped.cuh in the same order of sums, so the same bits as the two launches that it replaces.
 //
 // Between two launches the memory idles: blocks of the first that have nothing left wait for the last one, and those of
 // the second, for which an SM has no room beside one of the first, begin with barriers and a look at the offsets. Here
@@ -18,13 +18,12 @@
 //
 // Between the routing and the first weights a block runs as little code as it can: tiles are found as in
 // hopper_grouped.cuh, by a warp's sums over the offsets. With tables of them in shared memory, and one warp to sum them
-// up, that was 4.7 us instead of 1.9: code that runs for the first time in a launch comes from L2, or from memory. The
-// first tile is claimed ahead of wait_for_previous().
+// up, that was 4.7 us instead of 1.9: code that runs for the first time in a launch comes from L2, or from memory.
+// Ahead of wait_for_previous() it asks for tokens and for the first experts' weights, to L2, as the memory idles then.
 //
 // The counters are zero before and after each launch: the last block to leave clears them. By then each row tile's
-// count was seen complete by one of its tiles of layer 1, so that nobody adds to it or looks at it any more.
-// And the next kernel is let in behind that, so that a launch which follows finds its counters at zero ahead of its
-// wait, whatever is between the two.
+// count was seen complete by one of its tiles of layer 1, so that nobody adds to it or looks at it any more. A launch
+// that follows claims behind its wait, when all of this one is over.
 #pragma once
 #include "data/cuda/hopper_grouped.cuh"
 #include "data/cuda/mlp_tiles.h"
@@ -36,6 +35,8 @@ struct MlpParams {
   GroupedParams layer[2];
   int32_t* counters;  // mlp_counter_bytes()
   int limit;          // row tiles that there are counters for
+  bool lets_in;       // the next kernel's blocks may come at once
+  int64_t ahead;      // bytes of the first layer's weights to L2 ahead of the wait, a multiple of 16
 };
 
 struct MlpTile : Tile {
@@ -46,14 +47,16 @@ struct MlpTile : Tile {
 /// A shape of hopper_grouped.cuh for both layers.
 template <class S>
 struct MlpShape : S {
-  static_assert(S::CLUSTER == 1 && !S::STAGED && S::ROWS <= 128);
+  static_assert(S::CLUSTER == 1 && S::FINDERS == 0);
+  static constexpr bool DIVIDED = S::CONSUMER != S::REGISTERS;  // registers among the warpgroups
   struct Control {
     uint64_t full[S::STAGES], empty[S::STAGES];
     MlpTile ring[S::RING];
-    OutputRows<S::ROWS> rows[2];  // of each consumer warpgroup
-    int claimed[2];               // of this tile and the next
+    OutputRows<S::ROWS, !S::STAGED> rows[2];  // of each consumer warpgroup
+    int claimed[2];                           // of this tile and the next
   };
-  static constexpr int SHARED_BYTES = 1024 + S::STAGES * S::STAGE_BYTES + static_cast<int>(sizeof(Control));
+  static constexpr uint32_t STAGING = (S::FULL + static_cast<uint32_t>(sizeof(Control)) + 15) & ~15u;
+  static constexpr int SHARED_BYTES = (1024 - S::BASE_ALIGNMENT) + static_cast<int>(STAGING) + S::STAGING_BYTES;
   static_assert(SHARED_BYTES <= 227 * 1024);
 };
 
@@ -75,13 +78,13 @@ __device__ __forceinline__ bool find_mlp_tile(const MlpParams& p, int number, in
     row_tiles = place.all_tiles;
     if (!found && known) return false;
   }
-  const int padded = ((place.rows + place.tiles - 1) / place.tiles + 7) & ~7;
+  const RowShare share = row_share(place.rows, place.tiles, place.row_tile);
   tile.expert = place.expert;
-  tile.rows = max(0, min(padded, place.rows - place.row_tile * padded));
-  tile.row = tile.rows > 0 ? place.begin + place.row_tile * padded : place.begin;
+  tile.rows = max(0, min(share.padded, place.rows - share.from));
+  tile.row = tile.rows > 0 ? place.begin + share.from : place.begin;
   tile.column = place.column_tile * S::COLUMNS;
-  tile.padded = padded;
-  tile.once = place.tiles == 1 && padded <= kOnceRows;
+  tile.padded = share.padded;
+  tile.once = place.tiles == 1;
   tile.layer = claim.layer;
   // Routing made by hand may have more row tiles than there are counters.
   tile.count = kMlpDone + min(place.first_tile + place.row_tile, p.limit - 1);
@@ -97,6 +100,24 @@ __device__ __forceinline__ void prefetch_input(const GroupedParams& p) {
   for (int64_t at = (int64_t{blockIdx.x} * S::PRODUCERS + threadIdx.x) * kLine; at < bytes;
        at += int64_t{gridDim.x} * S::PRODUCERS * kLine)
     prefetch_line(input + at);
+}
+
+/// The first weights of all to L2, divided among the blocks: the memory has nothing else to do between two steps, and
+/// most of the experts get rows. By one thread, ahead of the wait. (Into the ring itself, of a tile that is guessed, it
+/// was no better.)
+__device__ __forceinline__ void prefetch_weights(const MlpParams& p) {
+  constexpr int64_t kPiece = 8192;
+  const char* const from = static_cast<const char*>(p.layer[0].weight);
+  for (int64_t at = int64_t{blockIdx.x} * kPiece; at < p.ahead; at += int64_t{gridDim.x} * kPiece)
+    prefetch_bulk(from + at, static_cast<uint32_t>(min(kPiece, p.ahead - at)));
+}
+
+/// The offsets to L1, while the first claim is on its way.
+__device__ __forceinline__ void touch_offsets(const GroupedParams& p) {
+  if (p.offsets == nullptr) return;
+  const int per_lane = (p.experts + 31) / 32, lane = threadIdx.x & 31;
+  const int touched = p.offsets[min(lane * per_lane, p.experts)];
+  asm volatile("" ::"r"(touched));
 }
 
 /// Says that this block claims no more, and clears the counters where it is the last. By one warp.
@@ -123,21 +144,23 @@ __device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMa
   const auto wait_empty = [&](const Cursor<S::STAGES>& at) { wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1); };
   // By thread 0, which arrives at the buffer's barrier later.
   const auto send_weights = [&](const Cursor<S::STAGES>& at, const MlpTile& tile, int y, int s) {
+    const GroupedParams& g = p.layer[tile.layer];
     const uint32_t ready = full(at);
+    const int boxes = min(S::BOXES, (static_cast<int>(g.n) - tile.column + S::BOX_COLUMNS - 1) / S::BOX_COLUMNS);
     wait_empty(at);
-    expect(ready, S::WEIGHT_BYTES);
-    copy_weights<S>(tile.layer ? second_map : first_map, p.layer[tile.layer], buffers + at.stage * S::STAGE_BYTES,
-                    ready, s, y, 0, tile.once && p.layer[tile.layer].beyond_cache);
+    expect(ready, boxes * S::BOX_BYTES);
+    copy_weights<S>(tile.layer ? second_map : first_map, g, buffers + at.stage * S::STAGE_BYTES, ready, s, y,
+                    give_up_first<S>(g, tile), false, boxes);
   };
   Cursor<S::STAGES> at;
-  // Ahead of the wait: the launch before this one's predecessor is complete (launch.h), so the counters are this one's,
-  // and the tokens are older than the routing.
   prefetch_input<S>(p.layer[0]);
   const auto claim = [&] { return atomicAdd(p.counters + kMlpNext, 1); };
+  wait_for_previous();
+  if (p.lets_in) release_next();
   if (thread == 0) control.claimed[0] = claim();
+  touch_offsets(p.layer[0]);
   __syncwarp();
   named_barrier(kProducersOnly, S::PRODUCERS);
-  wait_for_previous();
   const char* const x = static_cast<const char*>(input_of(p.layer[0]));
   int slot = 0, row_tiles = -1;
 #pragma unroll 1
@@ -203,12 +226,11 @@ __device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMa
     __syncwarp();
     named_barrier(kProducersOnly, S::PRODUCERS);
   }
-  // All producers have seen their last tile's rows complete. The next kernel's blocks may come when all have left and
-  // the counters are zero again.
+  // All producers have seen their last tile's rows complete.
   if (thread < 32) {
     leave_mlp(p, row_tiles);
     __syncwarp();
-    release_next();
+    if (!p.lets_in) release_next();
   }
   wait_empty(at);
   if (thread == 0) {
@@ -223,33 +245,61 @@ __device__ __forceinline__ void consume_mlp(const MlpParams& p, uint32_t buffers
   using T = typename S::Element;
   const int group = static_cast<int>(threadIdx.x) / 128 - 1, thread = threadIdx.x & 127;
   auto& map = control.rows[group];
+  // As in consume().
+  const auto scales = [&]() -> float* {
+    if constexpr (S::STAGED)
+      return reinterpret_cast<float*>(reinterpret_cast<unsigned char*>(&control) + (S::STAGING - S::FULL) +
+                                      group * (S::STAGING_BYTES / 2));
+    else
+      return map.scale;
+  };
   Cursor<S::STAGES> at;
   int slot = 0;
 #pragma unroll 1
   for (;;) {
     wait(buffers + S::FULL + at.stage * 8, at.phase);  // the first buffer of a tile also publishes the tile
-    const MlpTile tile = control.ring[slot];
+    MlpTile tile = control.ring[slot];
     __syncwarp();  // no lane reads the slot behind lane 0's arrival at `empty`, which frees it
     if (tile.padded == 0) return;
+    [[maybe_unused]] const int mine = slot;
     slot = (slot + 1) % S::RING;
     const GroupedParams& g = p.layer[tile.layer];
     const int steps = (static_cast<int>(g.k) + S::BK - 1) / S::BK;
-    const int own =
-        thread < tile.rows ? slot_at(g, tile.row + thread) : -1;  // asked for now, needed after the products
+    // Asked for now, needed after the products.
+    int slots[(S::ROWS + 127) / 128];
+#pragma unroll
+    for (int i = 0; i < (S::ROWS + 127) / 128; ++i) {
+      const int local = thread + i * 128;
+      slots[i] = local < tile.rows ? slot_at(g, tile.row + local) : -1;
+    }
     float acc[S::BLOCKS][S::ACC];
 #pragma unroll
     for (int i = 0; i < S::ACC; ++i)
 #pragma unroll
       for (int h = 0; h < S::BLOCKS; ++h) acc[h][i] = 0.f;
     multiply_rows<S>(tile.padded, acc, at, steps, buffers, group);
+    if constexpr (S::STAGED) tile = control.ring[mine];  // read again, rather than kept in registers: it is still there
+    const GroupedParams& done = p.layer[tile.layer];
     named_barrier(1 + group, 128);  // the map's last readers are done
-    if (thread < S::ROWS) {
-      map.output[thread] = own < 0 || g.scatter ? own : tile.row + thread;
-      if (g.row_scale) map.scale[thread] = own < 0 ? 0.f : g.row_scale[own];
+#pragma unroll
+    for (int i = 0; i < (S::ROWS + 127) / 128; ++i) {
+      const int local = thread + i * 128;
+      if (local < S::ROWS) {
+        map.output[local] = slots[i] < 0 || done.scatter ? slots[i] : tile.row + local;
+        if (done.row_scale) scales()[local] = slots[i] < 0 ? 0.f : done.row_scale[slots[i]];
+      }
     }
     named_barrier(1 + group, 128);
-    const Finish<T, S::BLOCKS> finish{g, map.output, map.scale};
-    finish(tile, tile.column + group * S::GROUP_COLUMNS + thread / 32 * 16, acc);
+    const Finish<T, S::BLOCKS> finish{done, map.output, scales()};
+    const int column = tile.column + group * S::GROUP_COLUMNS;
+    if constexpr (S::STAGED) {
+      if (stages(done))
+        finish_staged(finish, buffers + S::STAGING + group * (S::STAGING_BYTES / 2), 1 + group, tile, column, acc);
+      else
+        finish(tile, column + thread / 32 * 16, acc);
+    } else {
+      finish(tile, column + thread / 32 * 16, acc);
+    }
     if (tile.layer == 0) {
       named_barrier(1 + group, 128);  // all of the warpgroup's results are written
       if (thread == 0) add_release(p.counters + tile.count, 1);
@@ -277,8 +327,11 @@ __global__ void __maxnreg__(S::REGISTERS)
   }
   __syncthreads();
   if (threadIdx.x < S::PRODUCERS) {
+    if constexpr (S::DIVIDED) fewer_registers<S::PRODUCER>();
     produce_mlp<S>(p, first_map, second_map, buffers, control);
   } else {
+    if constexpr (S::DIVIDED) more_registers<S::CONSUMER>();
+    if (threadIdx.x == S::PRODUCERS) prefetch_weights(p);
     wait_for_previous();
     consume_mlp<S>(p, buffers, control);
   }

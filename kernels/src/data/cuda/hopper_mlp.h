@@ -6,11 +6,11 @@
 
 namespace nexus::cuda {
 
-/// Launches both layers, where this is a problem for it: `variant` one of the shapes for few rows an expert, no lanes,
-/// nobody beside it on its SMs, no limit of bytes under way. `first`, `second`: as for launches of their own;
-/// `choice_rows`: rows that `variant` was chosen by. False: nothing was launched.
-bool launch_wgmma_mlp(DType dtype, const Variant& variant, const GroupedParams& first, const GroupedParams& second,
-                      int64_t choice_rows, int32_t* counters, const Target& target);
+/// Launches both layers, where this is a problem for it: both variants the same one of its shapes, no lanes, nobody
+/// beside it on its SMs, no limit of bytes under way. `first`, `second`: as for launches of their own; `choice_rows`:
+/// rows that the variants were chosen by. False: nothing was launched.
+bool launch_wgmma_mlp(DType dtype, const Variant& of_first, const Variant& of_second, const GroupedParams& first,
+                      const GroupedParams& second, int64_t choice_rows, int32_t* counters, const Target& target);
 
 // Its parts, in the files that compile their kernels.
 void launch_wgmma_mlp_bf16(const Variant& variant, const GroupedParams (&layers)[2], int32_t* counters,

@@ -10,17 +10,29 @@ namespace {
 
 PathSwitch path("NEXUS_MLP", "set_mlp_path");
 
+/// Whose tiles a layer has in the one launch: columns behind whole tiles are as good there as a tile that is not whole.
+const Variant& shape_of(const Variant& variant, const GroupedParams& layer) {
+  return &variant == &kWgmmaRest && layer.k % 64 == 0 ? kWgmma : variant;
+}
+
 }  // namespace
 
 bool mlp_path() { return path.fused(); }
 void set_mlp_path(const std::string& way) { path.set(way); }
 
-bool launch_wgmma_mlp(DType dtype, const Variant& variant, const GroupedParams& first, const GroupedParams& second,
-                      int64_t choice_rows, int32_t* counters, const Target& target) {
-  const bool shape = &variant == &kWgmmaFewer || &variant == &kWgmmaNarrow || &variant == &kWgmmaNarrowFewer;
+bool launch_wgmma_mlp(DType dtype, const Variant& of_first, const Variant& of_second, const GroupedParams& first,
+                      const GroupedParams& second, int64_t choice_rows, int32_t* counters, const Target& target) {
+  const Variant& variant = shape_of(of_first, first);
+  if (&variant != &shape_of(of_second, second)) return false;
+  const bool shape = &variant == &kWgmmaFewer || &variant == &kWgmmaNarrow || &variant == &kWgmmaNarrowFewer ||
+                     &variant == &kWgmmaFew || &variant == &kWgmma;
   if (!shape || target.share_sm || target.read_ahead > 0 || with_lanes(first)) return false;
-  if (first.offsets == nullptr || choice_rows > int64_t{kMlpMostRows} * first.experts) return false;
-  if (!path.forced() && second.experts * ((second.n + variant.bn - 1) / variant.bn) < kMlpFewestTiles) return false;
+  // No more row tiles than there are counters.
+  if (first.offsets == nullptr || choice_rows > int64_t{variant.bm} * first.experts) return false;
+  if (!path.forced()) {
+    if (choice_rows > int64_t{kMlpMostRows} * first.experts) return false;
+    if (second.experts * ((second.n + variant.bn - 1) / variant.bn) < kMlpFewestTiles) return false;
+  }
   const GroupedParams layers[2] = {first, second};
   (dtype == DType::kBF16 ? launch_wgmma_mlp_bf16 : launch_wgmma_mlp_f16)(variant, layers, counters, target);
   return true;

@@ -10,8 +10,8 @@
 
 namespace nexus::cuda::hopper {
 
-// The tiles of hopper_shapes.cuh. All threads have as many registers, as few rows do not need more: beside a block
-// there is room for some of the next kernel's, which come while the last tiles are finished.
+// The tiles of hopper_shapes.cuh. With up to 64 rows all threads have as many registers, as they do not need more:
+// beside a block there is room for some of the next kernel's, which come while the last tiles are finished.
 template <class T>
 using MlpFewer = MlpShape<Shape<T, kWgmmaFewerRows, kWgmmaFewerStages, 1, 104, 104, 104, 0, Options<2, false, 2>>>;
 template <class T>
@@ -19,6 +19,10 @@ using MlpNarrow = MlpShape<Shape<T, kWgmmaFewRows, kWgmmaNarrowStages, 1, 104, 1
 template <class T>
 using MlpNarrowFewer =
     MlpShape<Shape<T, kWgmmaFewerRows, kWgmmaNarrowFewerStages, 1, 104, 104, 104, 0, Options<1, false, 2>>>;
+template <class T>
+using MlpFew = MlpShape<Shape<T, kWgmmaFewRows, kWgmmaFewStages, 1, 128, 128, 128, 0, Options<2, true>>>;
+template <class T>
+using MlpMany = MlpShape<Shape<T, kWgmmaRows, kWgmmaStages, 1, 168, 88, 208, 0, Options<2, true>>>;
 
 template <class S>
 void launch_mlp_shape(const Variant& variant, const GroupedParams (&layers)[2], int32_t* counters, DType dtype,
@@ -27,6 +31,9 @@ void launch_mlp_shape(const Variant& variant, const GroupedParams (&layers)[2], 
     throw Error(ErrorCode::kInternal,
                 std::string("grouped_mlp: variant ") + variant.name + " does not match its kernel");
   MlpParams params{{layers[0], layers[1]}, counters, mlp_row_tiles(layers[0].experts)};
+  const GroupedParams &one = layers[0], &two = layers[1];
+  params.lets_in = mlp_lets_in(S::ROWS, one.max_rows / one.rows_per_input, two.n, target.width);
+  params.ahead = mlp_ahead(static_cast<int64_t>(one.experts) * one.n * one.k * 2);
   unsigned tiles = 0;
   for (GroupedParams& p : params.layer) tiles = std::max(tiles, plan_grid(variant, p));
   const auto map_of = [&](const GroupedParams& p) {
@@ -48,6 +55,9 @@ void launch_mlp(const Variant& variant, const GroupedParams (&layers)[2], int32_
                 const Target& target) {
   if (&variant == &kWgmmaFewer) return launch_mlp_shape<MlpFewer<T>>(variant, layers, counters, dtype, target);
   if (&variant == &kWgmmaNarrow) return launch_mlp_shape<MlpNarrow<T>>(variant, layers, counters, dtype, target);
+  if (&variant == &kWgmmaFew) return launch_mlp_shape<MlpFew<T>>(variant, layers, counters, dtype, target);
+  if (&variant == &kWgmma || &variant == &kWgmmaRest)
+    return launch_mlp_shape<MlpMany<T>>(variant, layers, counters, dtype, target);
   launch_mlp_shape<MlpNarrowFewer<T>>(variant, layers, counters, dtype, target);
 }
 

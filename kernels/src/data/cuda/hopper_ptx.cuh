@@ -114,11 +114,9 @@ __device__ __forceinline__ void copy_weights_box(uint32_t target, const CUtensor
 /// step's small data, its kernels' code, which would else come from memory each time (docs/kernels/log.md), and what a
 /// neighbour reads.
 __device__ __forceinline__ void copy_weights_box_once(uint32_t target, const CUtensorMap* map, WeightsAt at,
-                                                      uint32_t barrier, bool once) {
-  uint64_t first, normal;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(first));
-  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(normal));
-  const uint64_t policy = once ? first : normal;
+                                                      uint32_t barrier) {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
   asm volatile(
       "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
       "[%1, {%2, %3, %4, %5, %6}], [%7], %8;" ::"r"(target),
@@ -137,6 +135,10 @@ __device__ __forceinline__ void copy_weights_box_multicast(uint32_t target, cons
 /// The line of an address to L2.
 __device__ __forceinline__ void prefetch_line(const void* address) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(address) : "memory");
+}
+/// `bytes` from an address on to L2; both multiples of 16.
+__device__ __forceinline__ void prefetch_bulk(const void* address, uint32_t bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address), "r"(bytes) : "memory");
 }
 /// Orders this thread's earlier generic-proxy view of shared memory (cp.async landed) before async-proxy reads (wgmma).
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

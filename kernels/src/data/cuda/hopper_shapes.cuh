@@ -9,7 +9,7 @@ namespace nexus::cuda::hopper {
 template <class T, int CLUSTER>
 using Chosen = Shape<T, kWgmmaRows, kWgmmaStages, CLUSTER, 128, 48, 216, 32, Options<2, true>>;
 template <class T>
-using Few = Shape<T, kWgmmaFewRows, kWgmmaFewStages, 1, 128, 48, 216, 32, Options<2, false>>;
+using Few = Shape<T, kWgmmaFewRows, kWgmmaFewStages, 1, 128, 48, 216, 32, Options<2, true>>;
 template <class T, int CLUSTER>
 using Sharing = Shape<T, kWgmmaShareRows, kWgmmaShareStages, CLUSTER, 120, 72, 144, 0, Options<2, false>>;
 // Without lanes, for which each would cost another half megabyte of code.

@@ -1,12 +1,13 @@
 // Which tile a cluster of the Hopper path works on, and what happens to a finished one.
 //
-// An expert's rows are cut into as few tiles as fit, of equal size (a multiple of 8 per block): 272 rows are two blocks
-// of 136 rather than one of 160 and one of 112. The order of tiles is that of tile_order.cuh.
+// An expert's rows are cut into as few tiles as fit, of about equal size (row_share() in hopper_shape.h): 272 rows are
+// two blocks of 136 rather than one of 160 and one of 112. The order of tiles is that of tile_order.cuh.
 #pragma once
 #include "data/cuda/activation.cuh"
 #include "data/cuda/convert.cuh"
 #include "data/cuda/grouped.h"
 #include "data/cuda/hopper_ptx.cuh"
+#include "data/cuda/hopper_shape.h"
 #include "data/cuda/tile_order.cuh"
 
 namespace nexus::cuda::hopper {
@@ -17,14 +18,11 @@ struct Tile {
   int column;  // first column of the weight's n
   int rows;    // rows from `row` on that belong to the tile, may be 0
   int padded;  // rows that the products run over, a multiple of 8; 0: there is no tile
-  int once;    // its weights are read by no other tile, and by few rows: see kOnceRows
+  int once;    // its weights are read by no other tile
+  int alone;   // of a pair's block: its weights are its own, the other block has other columns
 };
 
-/// Up to so many rows of an expert its weights are asked for as the first that L2 gives up again, if they are one
-/// tile's: they must not push out what the next kernels read, their code and parameters. Where several tiles read them
-/// it costs 5 to 10 %. Only in shapes that read 256 bytes of a weight's row at a time: with 128 it gains 0 to 4 % at
-/// even loads of up to 32 rows, and costs 4 to 10 % above and at uneven ones.
-constexpr int kOnceRows = 40;
+constexpr int kOnceDepth = 2048;  // see give_up_first() in hopper_grouped.cuh
 
 /// A tile that is found before its turn, with the rows of the input that its rows are. Its barriers come first.
 template <int ROWS>
@@ -34,21 +32,39 @@ struct NextTile {
   uint32_t rows[ROWS];  // see input_rows()
 };
 
+/// What a pair of blocks does at its turn `index`, as one of its blocks sees it: see PairTurn in hopper_shape.h. All
+/// lanes of a warp call it and get the same answer. False: no more turns.
+template <int SPAN, int COLUMNS, bool LANES>
+__device__ __forceinline__ bool find_pair_tile(const GroupedParams& p, int index, Tile& tile, int only) {
+  const auto shares_of = [](int rows) { return (rows + SPAN - 1) / SPAN; };
+  ExpertPlace at;
+  const bool found =
+      find_expert<LANES>(p, index, only, at, [&](int rows) { return pair_turns(shares_of(rows), p.n_tiles); });
+  if (!found) return false;
+  const int rank = static_cast<int>(cluster_rank());  // asked for here: a register less to keep
+  const PairTurn turn = pair_turn(index - at.first, at.rows, shares_of(at.rows), p.n_tiles, rank);
+  tile.expert = at.expert;
+  tile.rows = max(0, min(turn.rows.padded, at.rows - turn.rows.from));
+  tile.row = tile.rows > 0 ? at.begin + turn.rows.from : at.begin;
+  tile.column = turn.column * COLUMNS;
+  tile.padded = turn.rows.padded;
+  tile.alone = turn.alone;
+  return true;
+}
+
 /// Tile `index` of a cluster of CLUSTER blocks with up to SPAN rows each, as block `rank` sees it. All lanes of a warp
 /// call it and get the same answer. False: no more tiles. LANES, only: see find_place.
 template <int SPAN, int CLUSTER, int COLUMNS, bool LANES>
 __device__ __forceinline__ bool find_tile(const GroupedParams& p, int index, int rank, Tile& tile, int only) {
   TilePlace place;
   if (!find_place<SPAN * CLUSTER, LANES>(p, index, place, only)) return false;
-  const int share = place.row_tile * CLUSTER + rank;
-  const int blocks = place.tiles * CLUSTER;
-  const int padded = ((place.rows + blocks - 1) / blocks + 7) & ~7;
+  const RowShare share = row_share(place.rows, place.tiles * CLUSTER, place.row_tile * CLUSTER + rank);
   tile.expert = place.expert;
-  tile.rows = max(0, min(padded, place.rows - share * padded));
-  tile.row = tile.rows > 0 ? place.begin + share * padded : place.begin;
+  tile.rows = max(0, min(share.padded, place.rows - share.from));
+  tile.row = tile.rows > 0 ? place.begin + share.from : place.begin;
   tile.column = place.column_tile * COLUMNS;
-  tile.padded = padded;
-  if constexpr (SPAN <= 64 && CLUSTER == 1) tile.once = blocks == 1 && padded <= kOnceRows;
+  tile.padded = share.padded;
+  if constexpr (SPAN <= 64 && CLUSTER == 1) tile.once = place.tiles == 1;
   return true;
 }
 

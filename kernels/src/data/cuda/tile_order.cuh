@@ -37,68 +37,88 @@ struct TilePlace {
   int row_tile, column_tile;
 };
 
-/// Tile `index`, where an expert with r rows has ceil(r / ROWS) row tiles. All lanes of a warp call it and get the same
-/// answer. False: there is no such tile. LANES: experts of other lanes than `only` have no tiles (only < 0: all have).
-template <int ROWS, bool LANES = false>
-__device__ __forceinline__ bool find_place(const GroupedParams& p, int index, TilePlace& place, int only = -1) {
-  constexpr int kGroup = 8;
-  const int wanted = index / p.n_tiles;  // the how-maniest row tile
-  int expert = 0, first_tile = 0, begin = 0, rows = 0;
+/// An expert's place among all, counted in some unit of work.
+struct ExpertPlace {
+  int expert;
+  int begin, rows;  // in expert-sorted order
+  int first, all;   // units of the experts before, and of all experts; `all` is known also where there is no such unit
+};
+
+/// The expert that has unit `wanted`, where one of r rows has units_of(r) of them. All lanes of a warp call it and get
+/// the same answer. False: there is no such unit. LANES: experts of other lanes than `only` have none (only < 0: all
+/// have).
+template <bool LANES, class F>
+__device__ __forceinline__ bool find_expert(const GroupedParams& p, int wanted, int only, ExpertPlace& place,
+                                            F&& units_of) {
+  int expert = 0, first_unit = 0, begin = 0, rows = 0;
   const auto rows_between = [&](int e, int from, int to) {
     if (LANES && only >= 0 && lane_of(p.lanes.table, e) != only) return 0;
     return max(0, to - from);
   };
   if (p.offsets == nullptr) {
     rows = rows_between(0, 0, static_cast<int>(p.max_rows));
-    place.all_tiles = (rows + ROWS - 1) / ROWS;
-    if (wanted >= place.all_tiles) return false;
+    place.all = units_of(rows);
+    if (wanted >= place.all) return false;
   } else {
     const int lane = threadIdx.x & 31;
     const int per_lane = (p.experts + 31) / 32;
     const int first = min(lane * per_lane, p.experts);
     const int last = min(first + per_lane, p.experts);
     const int lane_begin = offset_at<LANES>(p, first);
-    int tiles = 0, previous = lane_begin;
+    int units = 0, previous = lane_begin;
 #pragma unroll 4
     for (int e = first; e < last; ++e) {
       const int next = offset_at<LANES>(p, e + 1);
-      tiles += (rows_between(e, previous, next) + ROWS - 1) / ROWS;
+      units += units_of(rows_between(e, previous, next));
       previous = next;
     }
-    int through = tiles;
+    int through = units;
 #pragma unroll
     for (int d = 1; d < 32; d <<= 1) {
       const int left = __shfl_up_sync(0xffffffffu, through, d);
       if (lane >= d) through += left;
     }
-    place.all_tiles = __shfl_sync(0xffffffffu, through, 31);
-    const bool mine = wanted >= through - tiles && wanted < through;
+    place.all = __shfl_sync(0xffffffffu, through, 31);
+    const bool mine = wanted >= through - units && wanted < through;
     const unsigned owners = __ballot_sync(0xffffffffu, mine);
     if (owners == 0) return false;
     if (mine) {
-      first_tile = through - tiles;
+      first_unit = through - units;
       begin = lane_begin;
       for (expert = first; expert < last; ++expert) {
         const int next = offset_at<LANES>(p, expert + 1);
         rows = rows_between(expert, begin, next);
-        const int count = (rows + ROWS - 1) / ROWS;
-        if (wanted < first_tile + count) break;
-        first_tile += count;
+        const int count = units_of(rows);
+        if (wanted < first_unit + count) break;
+        first_unit += count;
         begin = next;
       }
     }
     const int owner = __ffs(owners) - 1;
     expert = __shfl_sync(0xffffffffu, expert, owner);
-    first_tile = __shfl_sync(0xffffffffu, first_tile, owner);
+    first_unit = __shfl_sync(0xffffffffu, first_unit, owner);
     begin = __shfl_sync(0xffffffffu, begin, owner);
     rows = __shfl_sync(0xffffffffu, rows, owner);
   }
-  const int tiles = (rows + ROWS - 1) / ROWS;
-  const int local = index - first_tile * p.n_tiles;  // in [0, tiles * n_tiles)
+  place = {expert, begin, rows, first_unit, place.all};
+  return true;
+}
+
+/// Tile `index`, where an expert with r rows has ceil(r / ROWS) row tiles. See find_expert().
+template <int ROWS, bool LANES = false>
+__device__ __forceinline__ bool find_place(const GroupedParams& p, int index, TilePlace& place, int only = -1) {
+  const auto tiles_of = [](int rows) { return (rows + ROWS - 1) / ROWS; };
+  ExpertPlace at;
+  const bool found = find_expert<LANES>(p, index / p.n_tiles, only, at, tiles_of);
+  place.all_tiles = at.all;
+  if (!found) return false;
+  const int tiles = tiles_of(at.rows);
+  constexpr int kGroup = 8;
+  const int local = index - at.first * p.n_tiles;  // in [0, tiles * n_tiles)
   const int group = local / (kGroup * p.n_tiles);
   const int in_group = min(kGroup, tiles - group * kGroup);
   const int within = local - group * kGroup * p.n_tiles;
-  place = {expert,           begin, rows, tiles, first_tile, place.all_tiles, group * kGroup + within % in_group,
+  place = {at.expert,        at.begin, at.rows, tiles, at.first, at.all, group * kGroup + within % in_group,
            within / in_group};
   return true;
 }

@@ -63,24 +63,29 @@ constexpr int64_t kHandfulOfRows = 8;
 // Mean rows an expert. Up to kFewRows, weights are all that matters, and the shapes with stages of 128 elements of k
 // read them fastest (us, against 256x64x64: Qwen3 at 64 tokens, 4 rows, 283 and 288, Mixtral, 16 rows, 639 and 652).
 // Which of them, by the tile's columns and rows: up to kHandful 128 columns (Qwen3 at 8 tokens 132 against 134), up to
-// kFewerRows 256 (GPT-OSS-like 2048/4096/32/4 at 64 tokens, 8 rows, 372 against 378), from there tiles of 64 rows:
-// where a few experts have most of the tokens, two tiles of 32 read their weights twice (Mixtral at 64 tokens, skewed:
-// 675 against 576). Above kMoreRows weights are no faster that way (Qwen3 at 512 tokens, 32 rows, 319 and 318). Over
-// kPairRows L2 is the limit, and blocks share weights in pairs: that wins 4 % on Mixtral at 4096 rows (16384 tokens),
-// and loses 6 to 8 % at 1024 to 2048, partly because tiles of 320 rows fit them worse (1024 rows are seven tiles of
-// 147, or four of 256).
-constexpr int64_t kHandful = 2, kFewerRows = 8, kMoreRows = 24, kFewRows = 48, kPairRows = 3072;
+// kFewerRows 256, from there tiles of 64 rows and 128 columns: where a few experts have most of the tokens, two tiles
+// of 32 read their weights twice (OLMoE at 64 tokens, 8 rows, skewed, 116 against 111, even 194 against 195). With
+// more rows hot experts have several tiles of 64 as well, and those of 128 columns read twice as much of their inputs:
+// above kNarrowMost rows in all, or kNarrowMore where the mean is above kMoreRows (Qwen3 at 256 tokens, 16 rows, in
+// 256x64x64 and 128x64x128: skewed 165 and 173, even 298 and 289; OLMoE, 32 rows, 161 and 180, even the same; but
+// Mixtral at 128 tokens, 32 rows, 695 and 658, skewed 774 and 735). Over kPairRows, where one block's tile does not
+// hold an expert, L2 is the limit, and blocks share weights in pairs: that wins up to 4 % at 700 W (Mixtral and
+// DeepSeek-V2-Lite at 16384 tokens, 4096 and 1536 rows), 7 at 256 rows (Mixtral at 1024 tokens), and loses 1 to 2 % at
+// 64 to 128. The rows an expert really has are cut up on the device (PairTurn in hopper_shape.h), so uneven loads do
+// not lose. Beside a neighbour it was measured above kSharePairRows only.
+constexpr int64_t kHandful = 2, kFewerRows = 4, kMoreRows = 24, kFewRows = 48, kPairRows = 160, kSharePairRows = 3072;
+constexpr int64_t kNarrowMost = 1024, kNarrowMore = 512;
 // Layers of few weights have too few tiles of 256 columns. Counted for the second layer, of which a gated first has
 // twice as many: 512/1024/8/2, 8 MB, takes 21 us at 64 tokens and 33 at 512 against 28 and 41 in tiles of 160 rows and
 // 256 columns; 1024/2048/16/2, 67 MB, is as fast either way at 64.
 constexpr int64_t kFewWeightBytes = 16 << 20, kNarrowFewerRows = 32, kNarrowRows = 160;
 // Odd widths (hopper_rest.cuh). Rows of weights that begin in the middle of lines are twice as many requests of L2, of
-// which a pair needs half, so with such k pairs win from the rows an expert on that one block's tile does not hold
+// which a pair needs half, so pairs win from the rows an expert on that one block's tile does not hold
 // (2056/776/64/8 at 128 rows 264 us alone and 286 in pairs, at 160 324 and 306, at 512 792 and 670, at 2048 2657 and
-// 2407). Where only columns are left behind whole tiles, pairs win a few per cent between (2880/2880/32/4 at 512 rows
-// 1328 and 1297, at 1024 2432 and 2446). Few rows: 256x64x64 but for layers of few weights (520/1032/8/2 at 64 tokens
-// 28.1 and 24.2) and at some 8 rows (1032/1048/16/2 49.5 and 48.1; at 2 36.4 and 37.2).
-constexpr int64_t kPairRestRows = 152, kPairWholeRows = 768;
+// 2407). Where only columns are left behind whole tiles they win 1 to 3 % (2880/2880/32/4 at 512 and 2048 rows). Few
+// rows: 256x64x64 but for layers of few weights (520/1032/8/2 at 64 tokens 28.1 and 24.2) and at some 8 rows
+// (1032/1048/16/2 49.5 and 48.1; at 2 36.4 and 37.2).
+constexpr int64_t kFewerRestRows = 8, kPairRestRows = 152;
 constexpr Variant kMmaGuarded{"mma_guarded_64x128x64_s2", Kernel::kMmaGuarded, SumOrder::kMma16, 64, 128, 64, 2, 4,
                               mma_shared(64, 128, 64, 2)};
 constexpr Variant kGemv{"gemv_1x8", Kernel::kGemv, SumOrder::kGemv, 1, 8, 256, 1, 2, 0};
@@ -150,18 +155,15 @@ const Variant& choose_wgmma(const Problem& p) {
       return mean <= kNarrowFewerRows ? kWgmmaNarrowFewer : kWgmmaNarrow;
     if (mean <= kHandful) return kWgmmaNarrowFewer;
     if (mean <= kFewerRows) return kWgmmaFewer;
-    if (mean <= kMoreRows) return kWgmmaNarrow;
+    if (mean <= kFewRows && p.rows <= (mean <= kMoreRows ? kNarrowMost : kNarrowMore)) return kWgmmaNarrow;
   }
   const bool odd_k = p.k % 64 != 0;
   if (odd_k && mean <= kFewRows) {
-    const bool narrow = bytes <= kFewWeightBytes || (mean > kHandful && mean <= kFewerRows);
+    const bool narrow = bytes <= kFewWeightBytes || (mean > kHandful && mean <= kFewerRestRows);
     return narrow && p.n % 8 == 0 ? kWgmmaNarrowFewerRest : kWgmmaFewRest;
   }
   if (mean <= kFewRows) return kWgmmaFew;
-  if (odd(p)) {
-    const bool pair = mean > kPairRestRows && (odd_k || mean <= kPairWholeRows || mean > kPairRows);
-    return pair ? kWgmmaPairRest : kWgmmaRest;
-  }
+  if (odd(p)) return mean > kPairRestRows ? kWgmmaPairRest : kWgmmaRest;
   return mean <= kPairRows ? kWgmma : kWgmmaPair;
 }
 
@@ -248,11 +250,11 @@ const Variant& choose(DType dtype, int64_t k, int64_t n, int experts, int64_t ma
   return choose(Problem{dtype, k, n, experts, max_rows, aligned, shared_limit, hopper});
 }
 
-const Variant& share_sm(const Variant& variant) {
+const Variant& share_sm(const Variant& variant, const Problem& p) {
   const Variant& chosen = plain_shape(variant);
   if (&chosen == &kMma16) return kMma16Share;
   if (&chosen == &kWgmma || &chosen == &kWgmmaFew) return kWgmmaShare;
-  if (&chosen == &kWgmmaPair) return kWgmmaSharePair;
+  if (&chosen == &kWgmmaPair) return mean_rows(p) <= kSharePairRows ? kWgmmaShare : kWgmmaSharePair;
   return chosen;
 }
 
