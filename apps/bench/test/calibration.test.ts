@@ -22,6 +22,34 @@ test('fitted anew, a regime is what the file says, and all else stays as measure
   expect(lines).toHaveLength(1)
 }, 60_000)
 
+test("another file's steps: new ones are predicted, the same ones are compared, and what was so before is not kept", () => {
+  const [shape] = file.measurements.shapes
+  if (!shape) throw new Error('no shape')
+  const own = file.measurements.rows.filter((row) => row.shape === shape.name && row.tokens === 8)
+  const part = (rows: typeof own) => ({
+    ...file,
+    measurements: { ...file.measurements, shapes: [shape], rows },
+    fits: [],
+  })
+  const [first, ...rest] = own
+  if (!first) throw new Error('no rows')
+  // The first is left out of the fit, the last was a tenth slower the second time.
+  const again = rest.map((row, i) => (i === rest.length - 1 ? { ...row, us: row.us * 1.1 } : row))
+  const result = refit(part(rest), h200, () => {}, part([first, ...again]))
+  const [unseen] = result.unseen ?? []
+  expect(result.unseen).toHaveLength(1)
+  expect(unseen).toMatchObject({ shape: shape.name, tokens: 8, rows: 1, again: rest.length })
+  expect(unseen?.worst).toMatchObject({ sms: first.sms, busiest: Math.max(...first.counts) })
+  expect(unseen?.off?.maxError).toBeCloseTo(Math.abs(unseen?.worst?.error ?? 0), 12)
+  expect(unseen?.off?.maxError).toBeGreaterThan(0)
+  expect(unseen?.off?.maxError).toBeLessThan(0.1)
+  expect(unseen?.moved?.maxError).toBeCloseTo(0.1, 9)
+  const nothingNew = refit(part(rest), h200, () => {}, part(rest)).unseen?.[0]
+  expect(nothingNew).toMatchObject({ rows: 0, off: null, worst: null, moved: { maxError: 0 } })
+  expect(refit(result, h200, () => {})).not.toHaveProperty('unseen')
+  expect(() => refit(part(own), h200, () => {}, { kind: 'skew' })).toThrow(/calibration/)
+}, 60_000)
+
 test('what is no calibration is refused', () => {
   expect(() => refit({ kind: 'skew' }, h200, () => {})).toThrow(/expected a result file of kind 'calibration'/)
   expect(() => refit(null, h200, () => {})).toThrow(/expected a result file/)

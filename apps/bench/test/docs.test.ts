@@ -65,6 +65,24 @@ test('calibration: beyond the aim is said', () => {
   expect(unfitted).not.toContain('within 10 %')
 })
 
+test("calibration: another run's steps", () => {
+  expect(section('k.json', calibrationResult)).not.toContain("Another run's")
+  const off = { meanError: 0.02, p95Error: 0.05, maxError: 0.071 }
+  const worst = { sms: [96, 36], busiest: 40, error: -0.071 }
+  const steps = { shape: 'olmoe-1b-7b', tokens: 64 }
+  const text = section('k.json', {
+    ...calibrationResult,
+    unseen: [
+      { ...steps, rows: 15, off, worst, again: 0, moved: null },
+      { ...steps, rows: 0, off: null, worst: null, again: 6, moved: { ...off, maxError: 0.033 } },
+    ],
+  })
+  expect(text).toContain(
+    '| 15 | 7.1 % | 5.0 % | 2.0 % | 96 + 36 SMs, at most 40 rows an expert: -7.1 % | 0 | – | – | – |',
+  )
+  expect(text).toContain('| 0 | – | – | – | – | 6 | 3.3 % | 5.0 % | 2.0 % |')
+})
+
 test('layer: the best peer, the aim, what is scaled and what has no row', () => {
   const text = section('l.json', layerResult)
   expect(text).toContain('1 of 2 cells are slower than the best peer: qwen3-30b-a3b with 64 tokens (0.97).')

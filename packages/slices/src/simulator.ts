@@ -35,7 +35,7 @@ export {
   type TileRegime,
   tilesFor,
 } from './simulator/tile-regimes.js'
-export { predictTiles, type TiledLinear, type TileModel, type TileShape } from './simulator/tiles.js'
+export { type DividedTile, predictTiles, type TiledLinear, type TileModel, type TileShape } from './simulator/tiles.js'
 export {
   recordedTrace,
   syntheticTrace,

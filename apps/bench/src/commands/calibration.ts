@@ -23,6 +23,11 @@ const args = {
     description: 'measure nothing: fit anew to the measurements of this result file of an H200',
     valueHint: 'FILE',
   },
+  unseen: {
+    type: 'string',
+    description: "with --from: hold the simulator's clock against the steps of this result file as well",
+    valueHint: 'FILE',
+  },
   ...deviceArg,
   ...outputArgs,
 } as const
@@ -34,11 +39,11 @@ export const details =
   '\n\nTry: nexus-bench calibration --shapes olmoe-1b-7b --tokens 64 --samples 100' +
   '\n     nexus-bench calibration --from apps/bench/results/h200-calibration.json'
 
-function read(path: string): unknown {
+function read(option: string, path: string): unknown {
   try {
     return JSON.parse(readFileSync(path, 'utf8'))
   } catch (error) {
-    throw new RangeError(`--from: ${path}: ${error instanceof Error ? error.message : String(error)}`)
+    throw new RangeError(`--${option}: ${path}: ${error instanceof Error ? error.message : String(error)}`)
   }
 }
 
@@ -52,9 +57,11 @@ export default defineCommand({
         import('../sections/calibration.js'),
         import('@nexus/slices'),
       ])
-      const result = refit(read(given.from), h200, progress)
+      const other = given.unseen === undefined ? undefined : read('unseen', given.unseen)
+      const result = refit(read('from', given.from), h200, progress, other)
       return deliver(result, given, () => calibrationSection('calibration', result))
     }
+    if (given.unseen !== undefined) throw new RangeError('--unseen: needs --from')
     const parts = numbers('parts', given.parts, true)
     for (const part of parts) if (part >= 1) throw new RangeError(`--parts: ${part} is not below 1`)
     const options = {

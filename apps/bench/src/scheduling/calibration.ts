@@ -25,6 +25,7 @@ import { cellLogits } from '../random.js'
 import type { Shape } from '../shapes.js'
 import { type CalibrationFit, fitsOf } from './fits.js'
 import { medianInterval, quantile } from './statistics.js'
+import { type UnseenSteps, unseenOf } from './unseen.js'
 
 export interface CalibrationOptions {
   readonly device: 'cpu' | 'cuda'
@@ -45,6 +46,8 @@ export interface CalibrationResult {
   readonly environment: Environment
   readonly measurements: StepMeasurements
   readonly fits: readonly CalibrationFit[]
+  /** Of another file's steps. */
+  readonly unseen?: readonly UnseenSteps[]
 }
 
 /** A policy that says what it is told to: for measuring one layout. */
@@ -97,18 +100,31 @@ export async function calibrationBench(options: CalibrationOptions): Promise<Cal
   }
 }
 
-/**
- * A result file with its fits computed anew from its measurements: without a device, the environment as it was measured.
- * @param device - whose curves are scaled; of as many SMs as were measured
- * @throws TypeError or RangeError that names what is wrong with the file
- */
-export function refit(file: unknown, device: DeviceDescription, onProgress: (line: string) => void): CalibrationResult {
+function checkedFile(file: unknown): CalibrationResult {
   const result = file as CalibrationResult | null
   if (typeof result !== 'object' || result === null || result.kind !== 'calibration') {
     throw new TypeError("expected a result file of kind 'calibration'")
   }
-  const measurements = checkMeasurements(result.measurements)
-  return { ...result, measurements, fits: fitsOf(measurements, device, onProgress) }
+  return { ...result, measurements: checkMeasurements(result.measurements) }
+}
+
+/**
+ * A result file with its fits computed anew from its measurements: without a device, the environment as it was measured.
+ * @param device - whose curves are scaled; of as many SMs as were measured
+ * @param other - another result file, whose steps the fits are held against
+ * @throws TypeError or RangeError that names what is wrong with a file
+ */
+export function refit(
+  file: unknown,
+  device: DeviceDescription,
+  onProgress: (line: string) => void,
+  other?: unknown,
+): CalibrationResult {
+  const { unseen: _, ...result } = checkedFile(file)
+  const { measurements } = result
+  const against = other === undefined ? null : checkedFile(other).measurements
+  const unseen = against && { unseen: unseenOf(measurements, against, device) }
+  return { ...result, fits: fitsOf(measurements, device, onProgress), ...unseen }
 }
 
 async function measureShape(

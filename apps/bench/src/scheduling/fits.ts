@@ -6,7 +6,7 @@ import {
   calibrateTiles,
   hopperTile,
   type RegimeParameters,
-  type StepMeasurement,
+  type RowAgreement,
   type StepMeasurements,
   type TileParameters,
   type TileShape,
@@ -21,6 +21,14 @@ export interface FitErrors {
   readonly maxError: number
 }
 
+/** The row that is furthest off. */
+export interface WorstRow {
+  readonly sms: readonly number[]
+  /** Rows of its busiest expert. */
+  readonly busiest: number
+  readonly error: number
+}
+
 /** One number of tokens. */
 export interface RegimeFit<Parameters> {
   readonly tokens: number
@@ -29,7 +37,7 @@ export interface RegimeFit<Parameters> {
   readonly fitted: FitErrors
   readonly heldOut: FitErrors | null
   /** The row that is furthest off when it is held out. */
-  readonly worst: { readonly sms: readonly number[]; readonly busiest: number; readonly error: number } | null
+  readonly worst: WorstRow | null
 }
 
 /** A kind of model. */
@@ -62,14 +70,16 @@ interface Fitted<Parameters> {
   }[]
 }
 
+/** Which kernels ran is known there; elsewhere their tile is tried. */
+export const knownTile = ({ device }: StepMeasurements) => (/^NVIDIA G?H\d/.test(device) ? { tile: hopperTile } : {})
+
 /** @param onProgress - told a line for each shape */
 export function fitsOf(
   measurements: StepMeasurements,
   device: DeviceDescription,
   onProgress: (line: string) => void,
 ): CalibrationFit[] {
-  // Which kernels ran is known there; elsewhere their tile is tried.
-  const known = /^NVIDIA G?H\d/.test(measurements.device) ? { tile: hopperTile } : {}
+  const known = knownTile(measurements)
   return measurements.shapes.map(({ name }) => {
     const found = calibrateTiles(measurements, { shape: name, device, ...known })
     const regimes = found.regimes.map((each) => ({
@@ -96,21 +106,25 @@ function modelOf<Parameters>({ agreement, heldOut, regimes }: Fitted<Parameters>
       parameters: regime.parameters,
       fitted: errorsOf(regime.agreement),
       heldOut: regime.heldOut && errorsOf(regime.heldOut),
-      worst: worstOf(regime.heldOut),
+      worst: worstRow(regime.heldOut?.rows ?? []),
     })),
   }
 }
 
-function errorsOf({ rows, meanError, maxError }: Agreement): FitErrors {
-  const sizes = rows.map(({ error }) => Math.abs(error))
-  return { meanError, p95Error: sizes.length === 0 ? 0 : quantile(sizes, 0.95), maxError }
+const errorsOf = ({ rows }: Agreement): FitErrors => sizesOf(rows.map(({ error }) => error))
+
+/** Of signed errors. */
+export function sizesOf(errors: readonly number[]): FitErrors {
+  const sizes = errors.map((error) => Math.abs(error))
+  return {
+    meanError: sizes.reduce((sum, size) => sum + size, 0) / Math.max(1, sizes.length),
+    p95Error: sizes.length === 0 ? 0 : quantile(sizes, 0.95),
+    maxError: Math.max(0, ...sizes),
+  }
 }
 
-function worstOf(agreement: Agreement | null) {
-  if (agreement === null || agreement.rows.length === 0) return null
-  const off = (each: { readonly error: number }) => Math.abs(each.error)
-  const { row, error } = agreement.rows.reduce((a, b) => (off(b) > off(a) ? b : a))
-  return { sms: row.sms, busiest: busiestOf(row), error }
+export function worstRow(rows: readonly Pick<RowAgreement, 'row' | 'error'>[]): WorstRow | null {
+  if (rows.length === 0) return null
+  const { row, error } = rows.reduce((a, b) => (Math.abs(b.error) > Math.abs(a.error) ? b : a))
+  return { sms: row.sms, busiest: Math.max(...row.counts), error }
 }
-
-const busiestOf = ({ counts }: StepMeasurement): number => Math.max(...counts)

@@ -1,14 +1,15 @@
 /** A file of `bench calibration` as a section. */
 import { percent, table } from '../markdown.js'
 import type { CalibrationResult } from '../scheduling/calibration.js'
-import type { CalibrationFit, FitErrors } from '../scheduling/fits.js'
+import type { CalibrationFit, FitErrors, WorstRow } from '../scheduling/fits.js'
+import type { UnseenSteps } from '../scheduling/unseen.js'
 import { head } from './head.js'
 
 /** The agreement that is aimed at. */
 const aim = 0.1
 
 const errorColumns = ['fitted: max', '95 %', 'mean', 'held out: max', '95 %', 'mean']
-const errors = (fitted: FitErrors, heldOut: FitErrors | null): string[] =>
+const errors = (fitted: FitErrors | null, heldOut: FitErrors | null): string[] =>
   [fitted, heldOut].flatMap((e) =>
     e === null ? ['–', '–', '–'] : [e.maxError, e.p95Error, e.meanError].map((part) => percent(part)),
   )
@@ -23,6 +24,11 @@ function verdict({ fits, measurements }: CalibrationResult): string {
   return `On steps that the fit did not see, the simulator's clock is more than 10 % off at worst for ${worst.join(', ')}.`
 }
 
+const worstText = (worst: WorstRow | null): string =>
+  worst === null
+    ? '–'
+    : `${worst.sms.join(' + ')} SMs, at most ${worst.busiest} rows an expert: ${percent(worst.error)}`
+
 const models = [
   ['tiles', 'tile by tile'],
   ['cost', 'closed form'],
@@ -35,16 +41,32 @@ function regimeTable(fits: readonly CalibrationFit[], model: 'tiles' | 'cost'): 
       String(tokens),
       String(rows),
       ...errors(fitted, heldOut),
-      worst === null
-        ? '–'
-        : `${worst.sms.join(' + ')} SMs, at most ${worst.busiest} rows an expert: ${percent(worst.error)}`,
+      worstText(worst),
     ]),
   )
   return table(['shape', 'tokens', 'steps', ...errorColumns, 'furthest off'], body, 2)
 }
 
+const another = (unseen: readonly UnseenSteps[]): string => `
+Another run's steps, predicted by the clock as it is fitted to this one's; and those that both have, one measurement against the other:
+
+${unseenTable(unseen)}
+`
+
+function unseenTable(unseen: readonly UnseenSteps[]): string {
+  const body = unseen.map(({ shape, tokens, rows, off, worst, again, moved }) => [
+    ...[shape, String(tokens), String(rows)],
+    ...errors(off, null).slice(0, 3),
+    worstText(worst),
+    String(again),
+    ...errors(moved, null).slice(0, 3),
+  ])
+  const columns = ['clock off: max', '95 %', 'mean', 'furthest off', 'measured again', 'apart: max', '95 %', 'mean']
+  return table(['shape', 'tokens', 'new steps', ...columns], body, 2)
+}
+
 export function calibrationSection(file: string, result: CalibrationResult): string {
-  const { fits, measurements } = result
+  const { fits, measurements, unseen } = result
   const body = fits.flatMap((fit) => {
     const own = measurements.rows.filter((row) => row.shape === fit.shape)
     const tokens = [...new Set(own.map((row) => row.tokens))].join(', ')
@@ -73,5 +95,5 @@ ${regimeTable(fits, 'cost')}
 ${verdict(result)}
 
 ${table(columns, body, 2)}
-${fits.some(({ tiles }) => tiles.regimes.length > 0) ? byRegime : ''}`
+${fits.some(({ tiles }) => tiles.regimes.length > 0) ? byRegime : ''}${unseen === undefined ? '' : another(unseen)}`
 }

@@ -10,14 +10,16 @@ import { leastSquares } from './least-squares.js'
 import type { MeasuredShape, StepMeasurement, StepMeasurements } from './measurements.js'
 import { nearestRegime } from './nearest-regime.js'
 import { residualsOf } from './residuals.js'
-import { type StepTiles, type TileModel, type TileShape, tilesOf, timeOf } from './tiles.js'
+import { timeOf } from './tile-clock.js'
+import { type StepTiles, type TileModel, type TileShape, tilesOf } from './tiles.js'
 
 /** What was fitted of one regime. */
-export interface TileParameters extends Omit<TileModel, 'tile' | 'linears' | 'bytesPerValue' | 'rate'> {
-  /** Operations a second of all SMs together. */
+export interface TileParameters
+  extends Omit<TileModel, 'tile' | 'linears' | 'bytesPerValue' | 'rate' | 'combineBytesPerSecond'> {
+  /** Operations a second of all SMs together, were their clock at its highest. */
   readonly rate: number
-  /** The rate of each of n SMs in use is (all / n) to this power of what it is when all are. */
-  readonly rateExponent: number
+  /** So many SMs compute at the highest clock; where more are in use, power is the limit. */
+  readonly fullClockSms: number
 }
 
 /** The tile model of one number of tokens. */
@@ -45,46 +47,66 @@ export interface TileCalibration {
 }
 
 const ranges: Readonly<Record<keyof TileParameters, readonly [low: number, high: number, start: number]>> = {
-  smBytesPerSecond: [5e9, 250e9, 100e9],
+  latencyUs: [0.5, 8, 1.9],
   memoryBytesPerSecond: [3e12, 4.8e12, 4.4e12],
-  rate: [1e14, 9.9e14, 6.5e14],
-  rateExponent: [0, 0.5, 0.1],
+  rate: [1e14, 10.7e14, 6.5e14],
+  fullClockSms: [16, 132, 100],
   exposed: [0, 1, 0.3],
   tileUs: [0, 10, 1],
-  stepUs: [0, 80, 15],
-  perSliceUs: [0, 80, 5],
-  contention: [0, 1, 0.3],
-  walkUs: [0, 200, 40],
+  stepUs: [0, 150, 25],
+  perSliceUs: [0, 80, 8],
 }
 const names = Object.keys(ranges) as (keyof TileParameters)[]
-/** Stands in for kernels that cannot divide experts among slices. */
-const divided = { rows: 64, columns: 256 }
+/** What an SM reads of rows that are in L2 or memory: 64 bytes a clock are its way there. */
+const SM_BYTES_PER_SECOND = 110e9
+const KIB = 1024
+/** Launches of one layer, which can divide experts among slices. */
+const small = { rows: 64, columns: 256, bytesUnderWay: 160 * KIB } as const
+const wide = { rows: 160, columns: 256, bytesUnderWay: 128 * KIB } as const
+const ahead = { ahead: true } as const
+/** Up to so many rows an expert on average, both layers are one launch, for which another stands in where experts are divided. */
+const ONE_LAUNCH = 128
+const few = { sms: 1, claimed: true, divided: { ...small, ...ahead } } as const
+const handful: TileShape = { rows: 32, columns: 128, bytesUnderWay: 160 * KIB, ...few }
+const fewer: TileShape = { rows: 32, columns: 256, bytesUnderWay: 192 * KIB, ...few }
+const narrow: TileShape = { rows: 64, columns: 128, bytesUnderWay: 128 * KIB, ...few }
+const some: TileShape = { ...small, ...few }
+const many: TileShape = { ...wide, sms: 1, claimed: true, divided: { ...wide, ...ahead } }
+const more: TileShape = { ...wide, sms: 1, ...ahead }
+const pair: TileShape = { ...wide, rows: 320, sms: 2, ...ahead }
 /** The tiles of the tensor-core kernels, narrow to wide; of the first an SM has three at a time. */
 const tiles: readonly TileShape[] = [
-  { rows: 16, columns: 32, sms: 1 / 3 },
-  { rows: 32, columns: 128, sms: 1, divided },
-  { rows: 64, columns: 128, sms: 1, divided },
-  { rows: 32, columns: 256, sms: 1, divided },
-  { rows: 64, columns: 256, sms: 1 },
-  { rows: 160, columns: 256, sms: 1 },
-  { rows: 320, columns: 256, sms: 2 },
+  { rows: 16, columns: 32, bytesUnderWay: 48 * KIB, sms: 1 / 3 },
+  handful,
+  narrow,
+  fewer,
+  some,
+  many,
+  more,
+  pair,
 ]
 /**
- * The tile that Nexus' own kernels have on compute 9.0 where no table says otherwise, by the mean rows of an expert: 2-byte weights of more than 16 MiB,
- * hidden and inner widths that are multiples of 256 and 128 (`choose_wgmma` in the native sources, which says what others have).
- * @throws RangeError when `rows` is no number of at least 0
+ * The tile that Nexus' own kernels have on compute 9.0 where no table says otherwise: 2-byte weights of more than 16 MiB, hidden and inner widths
+ * that are multiples of 256 and 128, at least 64 tiles in the second layer (`choose_wgmma` and `launch_wgmma_mlp` in the native sources, which say
+ * what others have).
+ * @param rows - of an expert, on average
+ * @param assignments - rows in all
+ * @throws RangeError when one of them is no number of at least 0
  */
-export function hopperTile(rows: number): TileShape {
+export function hopperTile(rows: number, assignments: number): TileShape {
   const mean = Math.ceil(checkNumber('rows', rows, 0))
-  if (mean <= 2) return { rows: 32, columns: 128, sms: 1, divided }
-  if (mean <= 8) return { rows: 32, columns: 256, sms: 1, divided }
-  if (mean <= 24) return { rows: 64, columns: 128, sms: 1, divided }
-  if (mean <= 48) return { rows: 64, columns: 256, sms: 1 }
-  return mean <= 3072 ? { rows: 160, columns: 256, sms: 1 } : { rows: 320, columns: 256, sms: 2 }
+  const all = checkNumber('assignments', assignments, 0)
+  if (mean <= 2) return handful
+  if (mean <= 4) return fewer
+  if (mean <= 48) return all <= (mean <= 24 ? 1024 : 512) ? narrow : some
+  if (mean > 160) return pair
+  return mean <= ONE_LAUNCH ? many : more
 }
 
 /** Weight of a parameter's distance from where it begins against a row's logarithm. */
 const PULL = 0.1
+/** Points of a curve over SMs. */
+const RATES = 33
 
 const start = names.map((name) => (ranges[name][2] - ranges[name][0]) / (ranges[name][1] - ranges[name][0]))
 
@@ -98,7 +120,8 @@ function parametersOf(x: readonly number[]): TileParameters {
 }
 
 function modelOf(device: DeviceDescription, shape: MeasuredShape, tile: TileShape, p: TileParameters): TileModel {
-  const { rate, rateExponent, ...rest } = p
+  const { rate, fullClockSms, ...rest } = p
+  const { sms } = device
   return {
     ...rest,
     tile,
@@ -107,9 +130,11 @@ function modelOf(device: DeviceDescription, shape: MeasuredShape, tile: TileShap
       { columns: shape.outputDim, written: shape.outputDim, depth: shape.hiddenDim },
     ],
     bytesPerValue: shape.bytesPerValue,
-    rate: Array.from({ length: 16 }, (_, i) => {
-      const sms = (device.sms * (i + 1)) / 16
-      return { sms, perSecond: rate * (sms / device.sms) ** (1 - rateExponent) }
+    combineBytesPerSecond: SM_BYTES_PER_SECOND,
+    // Power goes with SMs · clock · voltage², and voltage with the clock: n SMs at a limit have a clock of 1 / ∛n.
+    rate: Array.from({ length: RATES }, (_, i) => {
+      const n = (sms * (i + 1)) / RATES
+      return { sms: n, perSecond: rate * (n / sms) * Math.min(1, Math.cbrt(fullClockSms / n)) }
     }),
   }
 }
@@ -165,12 +190,12 @@ class Cut {
 /**
  * The tile models that say best what was measured of one shape, a regime for each number of tokens.
  * @param options.heldOut - whether each row is also predicted by a fit to the others. `@default true`
- * @param options.tile - the kernels' tile by the mean rows of an expert, where it is known: `hopperTile`. `@default tried`
+ * @param options.tile - the kernels' tile by the mean rows of an expert and rows in all, where it is known: `hopperTile`. `@default tried`
  * @throws TypeError or RangeError that names what is wrong with the measurements or the options
  */
 export function calibrateTiles(
   measurements: StepMeasurements,
-  options?: CalibrateOptions & { readonly heldOut?: boolean; readonly tile?: (rows: number) => TileShape },
+  options?: CalibrateOptions & { readonly heldOut?: boolean; readonly tile?: typeof hopperTile },
 ): TileCalibration {
   checkOptions('options', options, ['device', 'shape', 'heldOut', 'tile'])
   const { device, shape, rows } = prepare(measurements, options, 1)
@@ -179,7 +204,7 @@ export function calibrateTiles(
   const regimes = tokens.map((each): TileRegime => {
     const own = rows.filter((row) => row.tokens === each)
     const cut = new Cut(device, shape)
-    const known = options?.tile?.((each * shape.topK) / shape.numExperts)
+    const known = options?.tile?.((each * shape.topK) / shape.numExperts, each * shape.topK)
     const { model, parameters } = cut.fit(own, known === undefined ? tiles : [known])
     const held = () =>
       agreementOf(
