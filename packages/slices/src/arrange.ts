@@ -46,6 +46,7 @@ export class Arranger {
   /** What is ranked when there is no load at all. */
   readonly #even = new Workload()
   readonly #ranking = new Ranking()
+  #hasRanks = false
   #constraints: Constraints | null = null
   #load: ArrayLike<number> | null = null
   /** What was cut for this load so far: sizes often come out the same twice. */
@@ -68,11 +69,20 @@ export class Arranger {
       this.#sliceOf = new Int32Array(load.length)
       this.#stays = new Int32Array(load.length)
     }
+    this.#hasRanks = false
+  }
+
+  /** The ranking of the load: made when it is first asked for, since who stays may need none. */
+  #ranked(): Ranking {
+    if (this.#hasRanks) return this.#ranking
+    this.#hasRanks = true
+    const { experts, cost } = this.#work
     if (this.#work.largest > nothing) this.#ranking.rank(this.#work)
     else {
-      this.#even.fill(new Float64Array(load.length).fill(1), load.length, cost)
+      this.#even.fill(new Float64Array(experts).fill(1), experts, cost)
       this.#ranking.rank(this.#even)
     }
+    return this.#ranking
   }
 
   get #bounds(): Constraints {
@@ -86,16 +96,22 @@ export class Arranger {
     const { sms } = constraints
     const slices = sliceCount(constraints, this.#work.experts)
     if (slices === 1) return this.#cut([sms], [0, this.#work.experts])
-    const ranking = this.#ranking
+    const ranking = this.#ranked()
     const first = ranking.sizes(ranking.evenCuts(slices, sms), constraints)
     const cuts = this.#madeFor(first)?.cuts ?? ranking.cuts(first)
     const second = ranking.sizes(cuts, constraints)
     return this.#madeFor(second) ?? this.#cut(second, same(first, second) ? cuts : ranking.cuts(second))
   }
 
+  /** No step with as many slices as can be had is predicted to end before this, however it is laid out: microseconds. */
+  leastUs(): number {
+    const constraints = this.#bounds
+    return this.#work.leastUs(constraints.sms, sliceCount(constraints, this.#work.experts))
+  }
+
   /** Experts only, for sizes that stay; no more slices than experts. */
   keeping(sms: readonly number[]): Cut {
-    return this.#madeFor(sms) ?? this.#cut(sms, this.#ranking.cuts(sms))
+    return this.#madeFor(sms) ?? this.#cut(sms, this.#ranked().cuts(sms))
   }
 
   /**
@@ -109,7 +125,7 @@ export class Arranger {
     const slices = sliceCount(this.#bounds, experts)
     const hot = all - sms - (slices - 2) * least
     if (slices < 2 || sms < least || hot < least || sms % granularity !== 0) return null
-    const first = this.#ranking.tail(sms, limitUs, slices - 1)
+    const first = this.#ranked().tail(sms, limitUs, slices - 1)
     const sizes = [hot]
     const cuts = [0]
     // Those between have one expert each.
@@ -177,7 +193,7 @@ export class Arranger {
   }
 
   #lay(cuts: readonly number[]): void {
-    const { order } = this.#ranking
+    const { order } = this.#ranked()
     const sliceOf = this.#sliceOf
     const last = cuts.length - 2
     // Most experts are in the last slice, the coldest: all are put there, and then the others elsewhere.

@@ -39,17 +39,31 @@ export function budgets(
   })
 }
 
+// Kept from one plan to the next: what slices have, one slice after the other, and where the next expert of each goes.
+let listed = new Int32Array(0)
+let next = new Int32Array(0)
+
 /** The experts of each slice, ascending. */
 function expertsOf(sliceOf: readonly number[], slices: number): number[][] {
-  const count = new Int32Array(slices)
-  for (let e = 0; e < sliceOf.length; e++) count[sliceOf[e] ?? 0] = (count[sliceOf[e] ?? 0] ?? 0) + 1
-  const experts = Array.from(count, (n) => new Array<number>(n))
-  for (let e = sliceOf.length - 1; e >= 0; e--) {
+  if (next.length < slices || listed.length < slices * sliceOf.length) {
+    next = new Int32Array(slices)
+    listed = new Int32Array(slices * sliceOf.length)
+  }
+  // Each slice has room for all of them here, so that one pass tells them apart.
+  for (let s = 0; s < slices; s++) next[s] = s * sliceOf.length
+  for (let e = 0; e < sliceOf.length; e++) {
     const s = sliceOf[e] ?? 0
-    const at = (count[s] ?? 0) - 1
-    count[s] = at
-    const own = experts[s]
-    if (own) own[at] = e
+    const at = next[s] ?? 0
+    next[s] = at + 1
+    listed[at] = e
+  }
+  const experts: number[][] = []
+  for (let s = 0; s < slices; s++) {
+    const first = s * sliceOf.length
+    const count = (next[s] ?? 0) - first
+    const own = new Array<number>(count)
+    for (let i = 0; i < count; i++) own[i] = listed[first + i] ?? 0
+    experts.push(own)
   }
   return experts
 }

@@ -79,6 +79,17 @@ function isSound(made: Decision, constraints: Constraints, experts: number): boo
   return used === 2 ** slices - 1 && sizeViolations(sms, constraints, experts).length === 0
 }
 
+const giving = new WeakSet<AllocationPolicy['decide']>()
+
+/**
+ * Says that each decision of a policy is in arrays that were made for it and that nobody else has: it need not be copied. Kept by the function, so that
+ * one that is wrapped is again a policy as any other. @internal
+ */
+export function givesAway<T extends AllocationPolicy>(policy: T): T {
+  giving.add(policy.decide)
+  return policy
+}
+
 /** A policy may use its arrays again: what is looked at here must be what is acted on later. */
 function ownCopy(made: Decision): Decision {
   if (typeof made !== 'object' || made === null) return made
@@ -95,7 +106,9 @@ const copied = (list: readonly number[]) => (Array.isArray(list) ? list.slice() 
 export function decide(policy: AllocationPolicy, snapshot: PolicySnapshot): Decision {
   let made: Decision
   try {
-    made = ownCopy(policy.decide(snapshot))
+    const { decide: own } = policy
+    made = policy.decide(snapshot)
+    if (!giving.has(own)) made = ownCopy(made)
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : describe(cause)
     throw new SliceAllocationError(`policy '${policy.name}' threw: ${why}`, { cause })

@@ -10,6 +10,7 @@ import { checkNumber, checkOneOf, checkOptions } from '@nexus/native'
 import { arrange, arrangerOf, sliceCount } from './arrange.js'
 import type { Placement } from './cost.js'
 import { frugal } from './frugal.js'
+import { givesAway } from './guard.js'
 import type { AllocationPolicy, CurrentPlacement, Decision, PolicySnapshot } from './policy.js'
 import { checkPower, type PowerModel } from './power.js'
 import { predictStep } from './predict.js'
@@ -35,14 +36,14 @@ const made = ({ sms, sliceOf }: Placement, reason: string): Decision => ({ sms, 
  * new start). What every other policy has to beat, and right when the load does not change.
  */
 function fixed(): AllocationPolicy {
-  return {
+  return givesAway({
     name: 'static',
     decide(snapshot) {
       const current = usable(snapshot)
       if (current) return decision(current, 'arranged once, kept')
       return decision(arrange(snapshot.load, snapshot.constraints, snapshot.cost), 'arranged for the first load seen')
     },
-  }
+  })
 }
 
 /** Options of `policies.dynamic`. */
@@ -62,7 +63,7 @@ export interface DynamicOptions {
 function dynamic(options?: DynamicOptions): AllocationPolicy {
   checkOptions('options', options, ['leastGain'])
   const leastGain = checkNumber('options.leastGain', options?.leastGain ?? 0.05, 0, 1)
-  return {
+  return givesAway({
     name: 'dynamic',
     decide(snapshot) {
       const { constraints, utilization, cost, load } = snapshot
@@ -76,7 +77,7 @@ function dynamic(options?: DynamicOptions): AllocationPolicy {
         `${constraints.granularity} SMs from slice ${moved.from} to slice ${moved.to}, which is the busiest`,
       )
     },
-  }
+  })
 }
 
 function movePortion(
@@ -111,12 +112,12 @@ function movePortion(
  * together. Follows any change, half a window late, and never looks ahead.
  */
 function proportional(): AllocationPolicy {
-  return {
+  return givesAway({
     name: 'proportional',
     decide({ load, constraints, cost }) {
       return made(arrange(load, constraints, cost), 'in proportion to the work of the last window')
     },
-  }
+  })
 }
 
 /** Options of `policies.adaptive`. */
@@ -162,7 +163,7 @@ function adaptive(options?: AdaptiveOptions): AllocationPolicy {
     const name = bound === null ? 'power' : 'latencyBoundUs'
     throw new TypeError(`options.${name}: is for the objective 'joules' only; the objective is 'time'`)
   }
-  return {
+  return givesAway({
     name: 'adaptive',
     decide(snapshot) {
       const { forecast, cost } = snapshot
@@ -181,7 +182,7 @@ function adaptive(options?: AdaptiveOptions): AllocationPolicy {
       const choice = frugal(snapshot, usable(snapshot), load, basis, { power, cost, boundUs, leastGain })
       return decision(choice.placement, choice.reason)
     },
-  }
+  })
 }
 
 /** The choice of `adaptive` by time. */
@@ -191,20 +192,24 @@ function soonest(snapshot: PolicySnapshot, load: readonly number[], basis: strin
   if (!current) return made(arrange(load, constraints, cost), `arranged for ${basis}`)
   const arranger = arrangerOf(load, constraints, cost)
   const stay = arranger.predict(current).stepUs
+  const kept = `kept: no change is worth it by ${basis}`
+  // What no change can be sooner than is known beforehand, and often enough it is reached: the memory is busy all the time.
+  const possible = arranger.leastUs()
+  if (possible >= stay * (1 - leastGain)) return decision(current, kept)
   let best = arranger.keeping(current.sms)
   let least = best.predicted.stepUs
   let what = 'experts moved between slices'
-  if (snapshot.step - current.sinceStep >= constraints.dwellSteps) {
+  // The price counts only where times are real microseconds.
+  const price = cost === null ? 0 : constraints.switchUs / Math.max(1, constraints.dwellSteps)
+  if (snapshot.step - current.sinceStep >= constraints.dwellSteps && possible + price < least) {
     const resized = arranger.arrange()
-    // The price counts only where times are real microseconds.
-    const price = cost === null ? 0 : constraints.switchUs / Math.max(1, constraints.dwellSteps)
     if (resized.predicted.stepUs + price < least) {
       best = resized
       least = resized.predicted.stepUs + price
       what = 'slices resized'
     }
   }
-  if (least >= stay * (1 - leastGain)) return decision(current, `kept: no change is worth it by ${basis}`)
+  if (least >= stay * (1 - leastGain)) return decision(current, kept)
   return made(arranger.placement(best), `${what} for ${basis}: ${((1 - least / stay) * 100).toFixed(1)} % sooner`)
 }
 

@@ -128,6 +128,16 @@ export class Workload {
     return speed
   }
 
+  /** The least that a step in so many slices of `sms` SMs together can take, to the bit: what the memory needs, and what is outside of the slices. */
+  leastUs(sms: number, slices: number): number {
+    if (this.cost === null) return 0
+    return this.#memoryOfAllUs(sms) + outsideUs(this.cost, slices, this.assignments)
+  }
+
+  #memoryOfAllUs(sms: number): number {
+    return (this.#bytesOfAll * 1e6) / this.speed(sms).bandwidth
+  }
+
   /** The step when experts are in the slices that `sliceOf` says; it may be longer than there are experts. */
   predict(sms: readonly number[], sliceOf: Int32Array): StepPrediction {
     const { cost } = this
@@ -169,7 +179,7 @@ export class Workload {
       if (us > longest) longest = us
     }
     if (cost === null) return { stepUs: longest, sliceUs }
-    const inside = Math.max(longest, (this.#bytesOfAll * 1e6) / this.speed(total).bandwidth)
+    const inside = Math.max(longest, this.#memoryOfAllUs(total))
     return { stepUs: inside + outsideUs(cost, slices, this.assignments), sliceUs }
   }
 
