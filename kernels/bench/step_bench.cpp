@@ -3,14 +3,17 @@
 // in L2, a copy of the weights of its own; ways of running them take turns, so that a chip that warms up slows all of
 // them alike; median over the turns.
 //
-//   step_bench [--tokens=1,8,…] [--skew=S] [--ways=WAY,…] [--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
+//   step_bench [--tokens=1,8,…] [--skew=S] [--ways=WAY,…] [--turns=N] [--settle=MS] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
 //
 // A way is `auto` (what a step takes that is not one for decode.h), `chain` (a launch for each operation), `mlp` (both
 // linear layers in one, hopper_mlp.h) or mlp=VARIANT, `decode` (the kernels of decode.h), or FIRST+SECOND, the kernel
 // variants of the two linear layers (bf16); with `~` behind it, a step's routing begins only when the step before has
 // ended, as where the logits come from the kernel just before. Each way's outputs are compared with those of the first,
 // bit for bit. `-`: the way does not serve the step. --skew: the standard deviation of a bias that each expert has in
-// all logits.
+// all logits. --settle: each way is timed behind so many milliseconds of nothing and as many of itself, as at the power
+// limit the clock depends on what ran just before; with the least and the most of the turns.
+#include <unistd.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -53,6 +56,7 @@ struct Path {
 struct Bench : bench::Memory {
   Bench() : Memory(Stream::create(DeviceId{0})) {}
   int turns = 1;
+  double settle = 0;  // ms
 
   std::shared_ptr<Buffer> upload(const std::vector<float>& values) {
     const auto staging = HostBuffer::allocate(stream->device(), values.size() * 4);
@@ -102,6 +106,7 @@ struct Bench : bench::Memory {
       ra.expert_ids = static_cast<int32_t*>(ids->data()), ra.weights = static_cast<float*>(weights->data());
       ra.counts = static_cast<int32_t*>(counts->data()), ra.offsets = static_cast<int32_t*>(offsets->data());
       ra.order = static_cast<int32_t*>(order->data()), ra.workspace = scratch->data();
+      ra.few_weights = has_few_weights(mlp);
       const void *first = w1[static_cast<size_t>(i % copies)]->data(),
                  *second = w2[static_cast<size_t>(i % copies)]->data();
       MlpWeights w;
@@ -189,20 +194,25 @@ struct Bench : bench::Memory {
       stream->synchronize();
       if (t.graph != nullptr) {
         replay(t);
-        t.replays = std::clamp(static_cast<int>(4000 / (replay(t) * steps)), 1, 100);
+        t.replays = std::clamp(static_cast<int>((settle > 0 ? 20000 : 4000) / (replay(t) * steps)), 1, 100);
       }
       timed.push_back(std::move(t));
     }
     for (int turn = 0; turn < turns; ++turn)
       for (Timed& t : timed)
-        if (t.graph != nullptr) t.us.push_back(replay(t));
+        if (t.graph != nullptr) {
+          if (settle > 0) usleep(static_cast<useconds_t>(settle * 1000));
+          for (double ran = 0; ran < settle * 1000;) ran += replay(t) * t.replays * steps;
+          t.us.push_back(replay(t));
+        }
     for (Timed& t : timed) {
       std::printf("%-16s %6lld %4.1f ", shape.name.c_str(), static_cast<long long>(tokens), static_cast<double>(skew));
       if (t.us.empty()) {
         std::printf("%10s", "-");
       } else {
-        std::nth_element(t.us.begin(), t.us.begin() + turns / 2, t.us.end());
+        std::sort(t.us.begin(), t.us.end());
         std::printf("%10.2f", t.us[static_cast<size_t>(turns / 2)]);
+        if (settle > 0) std::printf(" (%.1f to %.1f)", t.us.front(), t.us.back());
       }
       std::printf("  %s%s\n", t.way.c_str(), t.us.empty() || t.same ? "" : " (OTHER BITS)");
     }
@@ -218,6 +228,7 @@ int main(int argc, char** argv) try {
   std::vector<std::string> ways{"auto", "chain", "decode"};
   float skew = 0;
   int turns = 9;
+  double settle = 0;
   for (int i = 1; i < argc; ++i) {
     const bench::Argument argument(argv[i]);
     const auto& [key, value] = argument;
@@ -229,11 +240,13 @@ int main(int argc, char** argv) try {
       skew = std::stof(value);
     } else if (key == "--turns" && !value.empty()) {
       turns = std::max(1, std::stoi(value));
+    } else if (key == "--settle" && !value.empty()) {
+      settle = std::stod(value);
     } else if (!bench::add_shape(argument, shapes)) {
       std::fprintf(
           stderr,
           "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|chain|mlp|mlp=VARIANT|decode|FIRST+SECOND,...] "
-          "[--turns=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
+          "[--turns=N] [--settle=MS] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
       return 2;
     }
   }
@@ -244,7 +257,7 @@ int main(int argc, char** argv) try {
               {"gpt-oss-20b", 2880, 2880, 32, 4},
               {"mixtral-8x7b", 4096, 14336, 8, 2}};
   Bench bench;
-  bench.turns = turns;
+  bench.turns = turns, bench.settle = settle;
   std::printf("%-16s %6s skew  us a step  way (bf16, seed %llu)\n", "shape", "tokens",
               static_cast<unsigned long long>(bench.seed));
   for (const Shape& shape : shapes)

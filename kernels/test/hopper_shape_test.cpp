@@ -15,13 +15,13 @@ using namespace nexus::test;
 using namespace nexus::cuda::hopper;
 
 TEST("hopper: staged rows come out in rows and columns, by stmatrix's rule, without bank conflicts") {
-  for (const bool gated : {false, true}) {
-    const int units = gated ? 8 : 16, columns = units * 8, rows = staged_rows(units);
+  for (const auto [gated, blocks] : {std::pair{false, 2}, {true, 2}, {false, 1}, {true, 1}}) {
+    const int units = (gated ? 4 : 8) * blocks, columns = units * 8, rows = staged_rows(units);
     std::vector<int> memory(static_cast<size_t>(rows * columns), -1);  // by element; a value is row * columns + column
     const auto write = [&](int to, int warp, int block) {
       const auto address = [&](int lane) {
-        const int unit = gated ? staged_unit_gated(lane, warp) : staged_unit(lane, warp, block);
-        return staged_offset(to + staged_row(lane), unit, units);
+        const int unit = gated ? staged_unit_gated(lane, warp, blocks) : staged_unit(lane, warp, block);
+        return staged_offset(to + (gated ? staged_row_gated(lane, blocks) : staged_row(lane)), unit, units);
       };
       for (int m = 0; m < 4; ++m) {
         std::set<int> banks;
@@ -35,16 +35,19 @@ TEST("hopper: staged rows come out in rows and columns, by stmatrix's rule, with
           for (int h = 0; h < 2; ++h) {
             const int i = lane / 4, j = 2 * (lane % 4) + h;
             // As Finish has them: without gates 8·(m % 2) of the warp's 16 columns of `block`; with gates the warp's 8
-            // of block m % 2.
-            const int column = gated ? (m % 2) * 32 + warp * 8 + i : block * 64 + warp * 16 + (m % 2) * 8 + i;
-            const int row = to + (m / 2) * 8 + j;
+            // of block m % 2, where there are two, and else eight rows more.
+            const bool rows_only = gated && blocks == 1;
+            const int half = rows_only ? 0 : m % 2;
+            const int column = gated ? half * 32 + warp * 8 + i : block * 64 + warp * 16 + half * 8 + i;
+            const int row = to + (rows_only ? m : m / 2) * 8 + j;
             int& at = memory[static_cast<size_t>(address(8 * m + j) / 2 + i)];
             CHECK_EQ(at, -1);
             at = row * columns + column;
           }
     };
     for (int warp = 0; warp < 4; ++warp)
-      for (int part = 0; part < 2; ++part) gated ? write(part * 16, warp, 0) : write(0, warp, part);
+      for (int block = 0; block < (gated ? 1 : blocks); ++block)
+        for (int to = 0; to < rows; to += gated && blocks == 1 ? 32 : 16) write(to, warp, block);
     for (int thread = 0; thread < 128; ++thread)
       for (int pass = 0; pass < rows * units / 128; ++pass) {
         const int row = thread / units + pass * (128 / units), unit = thread % units;

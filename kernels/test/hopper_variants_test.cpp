@@ -160,8 +160,9 @@ TEST("wgmma shapes: what runs without a table, of both layers of an MLP, by its 
   };
   const std::string few = "wgmma_256x64x64_s5", fewer = "wgmma_256x32x128_s3", plain = "wgmma_256x160x64_s4",
                     pair = "wgmma_256x320x64_s4_pair", narrow = "wgmma_128x64x128_s4",
-                    narrow_fewer = "wgmma_128x32x128_s5", few_rest = few + "_rest", plain_rest = plain + "_rest",
-                    pair_rest = pair + "_rest", narrow_fewer_rest = narrow_fewer + "_rest", mma = "mma_16x32x128_s6";
+                    narrow_more = "wgmma_128x96x64_s7", narrow_fewer = "wgmma_128x32x128_s5", few_rest = few + "_rest",
+                    plain_rest = plain + "_rest", pair_rest = pair + "_rest",
+                    narrow_fewer_rest = narrow_fewer + "_rest", mma = "mma_16x32x128_s6";
   (void)shapes();
   for (const DType t : {DType::kBF16, DType::kF16})
     for (const Cell& c : {Cell{8, 4096, 14336, 4, mma},
@@ -201,8 +202,12 @@ TEST("wgmma shapes: what runs without a table, of both layers of an MLP, by its 
                           // Few weights.
                           {8, 512, 1024, 24, narrow_fewer},
                           {8, 512, 1024, 8 * 32, narrow_fewer},
-                          {8, 512, 1024, 8 * 32 + 1, narrow},
-                          {8, 512, 1024, 8 * 160, narrow},
+                          {8, 512, 1024, 8 * 32 + 1, narrow_more},
+                          {8, 512, 1024, 8 * 160, narrow_more},
+                          {16, 1024, 2048, 16 * 48, few},
+                          {16, 1024, 2048, 16 * 48 + 1, narrow_more},
+                          {16, 1024, 2048, 16 * 72, narrow_more},
+                          {16, 1024, 2048, 16 * 72 + 1, plain},
                           {8, 512, 1024, 8 * 160 + 1, pair}}) {
       MlpDesc d;
       d.dtype = t, d.experts = c.experts, d.input = d.output = c.width, d.hidden = c.hidden;

@@ -28,7 +28,8 @@ LayerDesc layer_of(const Shape& s, DType dtype) {
   return d;
 }
 
-/// Up to a tile's rows an expert, widths by whole panels of 64: what shares a launch.
+/// Up to a tile's rows an expert, widths by whole panels of 64, or whole tiles and enough rows for pairs: what shares a
+/// launch.
 const Shape kShapes[] = {
     {128, 8, 128, 192, 256, 8, Epilogue::kSwiglu},   {128, 8, 128, 192, 256, 64, Epilogue::kSwiglu},
     {8, 2, 512, 512, 512, 61, Epilogue::kSwiglu},    {33, 3, 192, 320, 136, 201, Epilogue::kClampedSwiglu},
@@ -36,6 +37,7 @@ const Shape kShapes[] = {
     {512, 10, 128, 64, 128, 512, Epilogue::kSwiglu}, {2, 1, 256, 320, 200, 55, Epilogue::kRelu},
     {64, 4, 192, 320, 192, 90, Epilogue::kSwiglu},   {32, 4, 320, 832, 576, 300, Epilogue::kSwiglu},
     {64, 8, 512, 768, 512, 512, Epilogue::kSwiglu},  {24, 4, 576, 704, 832, 500, Epilogue::kClampedSwiglu},
+    {12, 4, 192, 256, 512, 801, Epilogue::kSwiglu},  {3, 1, 64, 256, 256, 1000, Epilogue::kGelu},
 };
 
 /// Both layers by one kernel variant, over rows that are dealt out by hand.
@@ -154,42 +156,68 @@ TEST("mlp in one launch: every shape, with hot experts, odd tiles and experts wi
     }
 }
 
+TEST("mlp in one launch: pairs, a small layer") {
+  require_hopper();
+  Random random(1306);
+  const Shape s{0, 2, 64, 64, 72, 0, Epilogue::kSwiglu};
+  check_named(random, DType::kBF16, "wgmma_256x320x64_s4_pair", {170, 0, 331}, s);
+}
+
+TEST("mlp in one launch: pairs, with hot experts, odd shares and experts without rows") {
+  require_hopper();
+  Random random(1305);
+  std::vector<int32_t> skewed(70), even(128), sparse(130, 0);
+  for (size_t e = 0; e < skewed.size(); ++e) skewed[e] = e % 9 == 4 ? 700 : static_cast<int32_t>(random.integer(0, 90));
+  for (int32_t& rows : even) rows = static_cast<int32_t>(random.integer(200, 330));
+  sparse[77] = 1;
+  for (const DType dtype : {DType::kBF16, DType::kF16}) {
+    const std::string name = "wgmma_256x320x64_s4_pair";
+    check_named(random, dtype, name, skewed, {0, 2, 64, 192, 328, 0, Epilogue::kSwiglu});
+    check_named(random, dtype, name, even, {0, 2, 64, 64, 136, 0, Epilogue::kSwiglu});
+    check_named(random, dtype, name, sparse, {0, 2, 64, 64, 72, 0, Epilogue::kSwiglu});
+    check_named(random, dtype, name, {17, 64, 0, 33, 1, 0, 8}, {0, 2, 704, 64, 776, 0, Epilogue::kClampedSwiglu});
+    check_named(random, dtype, name, {2000}, {0, 2, 72, 200, 1032, 0, Epilogue::kGelu});
+  }
+}
+
 TEST("mlp in one launch: in slices, beside one another") {
   require_hopper();
   const auto info = partition_info(DeviceId{0});
   if (info.enforcement != Enforcement::kHardware) throw Skipped(info.reason);
   Random random(1302);
   Bench bench(DeviceId{0});
-  const LayerDesc d = layer_of(kShapes[1], DType::kBF16);
-  const int64_t tokens = kShapes[1].tokens, size = tokens * d.experts.output;
-  const Batch batch(random, bench, d, tokens, true);
-  const HostWeights weights = random_weights(random, d, {.given_logits = true});
-  const auto make = [&] { return Layer::create(d, upload(bench.stream, weights), bench.device); };
-  std::shared_ptr<Layer> layers[2] = {make(), make()};
-  const auto partition = Partition::create(bench.device, {info.minimum, 2 * info.minimum});
-  // In slices of their own, and as two streams that compete for the same SMs.
-  const std::shared_ptr<Stream> sliced[2] = {partition->create_stream(0, 0), partition->create_stream(1, 0)};
-  const std::shared_ptr<Stream> plain[2] = {Stream::create(bench.device), Stream::create(bench.device)};
-  std::vector<unsigned char> want;
-  for (const char* by : {"chain", "fused"})
-    for (const auto* streams : {&sliced, &plain}) {
-      const Path path(set_mlp_path, by);
-      void* out[2];
-      for (void*& o : out) o = bench.poisoned(DType::kBF16, size);
-      bench.stream->synchronize();
-      for (int repeat = 0; repeat < 20; ++repeat)
+  for (const Shape& s : {kShapes[1], kShapes[12]}) {  // single blocks, pairs
+    const LayerDesc d = layer_of(s, DType::kBF16);
+    const int64_t tokens = s.tokens, size = tokens * d.experts.output;
+    const Batch batch(random, bench, d, tokens, true);
+    const HostWeights weights = random_weights(random, d, {.given_logits = true});
+    const auto make = [&] { return Layer::create(d, upload(bench.stream, weights), bench.device); };
+    std::shared_ptr<Layer> layers[2] = {make(), make()};
+    const auto partition = Partition::create(bench.device, {info.minimum, 2 * info.minimum});
+    // In slices of their own, and as two streams that compete for the same SMs.
+    const std::shared_ptr<Stream> sliced[2] = {partition->create_stream(0, 0), partition->create_stream(1, 0)};
+    const std::shared_ptr<Stream> plain[2] = {Stream::create(bench.device), Stream::create(bench.device)};
+    std::vector<unsigned char> want;
+    for (const char* by : {"chain", "fused"})
+      for (const auto* streams : {&sliced, &plain}) {
+        const Path path(set_mlp_path, by);
+        void* out[2];
+        for (void*& o : out) o = bench.poisoned(DType::kBF16, size);
+        bench.stream->synchronize();
+        for (int repeat = 0; repeat < 20; ++repeat)
+          for (int l = 0; l < 2; ++l) {
+            StepArgs a;
+            a.x = batch.x, a.tokens = tokens, a.logits = batch.logits, a.out = out[l];
+            layers[l]->enqueue((*streams)[l], a);
+          }
         for (int l = 0; l < 2; ++l) {
-          StepArgs a;
-          a.x = batch.x, a.tokens = tokens, a.logits = batch.logits, a.out = out[l];
-          layers[l]->enqueue((*streams)[l], a);
+          (*streams)[l]->synchronize();
+          const auto bytes = bench.read(DType::kBF16, out[l], size).bytes;
+          if (want.empty()) want = bytes;
+          if (bytes != want) throw Failure("other outputs of stream " + show(l) + ", " + by);
         }
-      for (int l = 0; l < 2; ++l) {
-        (*streams)[l]->synchronize();
-        const auto bytes = bench.read(DType::kBF16, out[l], size).bytes;
-        if (want.empty()) want = bytes;
-        if (bytes != want) throw Failure("other outputs of stream " + show(l) + ", " + by);
       }
-    }
+  }
 }
 
 TEST("mlp in one launch: by itself, but for small second layers") {
@@ -205,6 +233,11 @@ TEST("mlp in one launch: by itself, but for small second layers") {
   const LayerDesc small = layer_of(kShapes[2], DType::kBF16), other = layer_of(kShapes[1], DType::kBF16);
   CHECK_EQ(nodes(small, kShapes[2].tokens, ""), nodes(small, kShapes[2].tokens, "chain"));
   CHECK(nodes(other, kShapes[1].tokens, "") < nodes(other, kShapes[1].tokens, "chain"));
+  // Pairs: with many turns of the second layer, not with few.
+  const Shape many{64, 2, 128, 128, 1024, 5200, Epilogue::kSwiglu};
+  const LayerDesc pairs = layer_of(many, DType::kBF16), few = layer_of(kShapes[12], DType::kBF16);
+  CHECK(nodes(pairs, many.tokens, "") < nodes(pairs, many.tokens, "chain"));
+  CHECK_EQ(nodes(few, kShapes[12].tokens, ""), nodes(few, kShapes[12].tokens, "chain"));
 }
 
 TEST("mlp in one launch: a path that is none is refused by name") {

@@ -158,6 +158,48 @@ TEST("mlp tiles: blocks in any order, late or alone, end, find their rows comple
   }
 }
 
+TEST("mlp tiles: turns of pairs, of both layers, each once, and no second layer before its expert's first") {
+  Random random(1403);
+  for (int repeat = 0; repeat < 1000; ++repeat) {
+    std::vector<int> turns[2];  // of each layer, by expert
+    const size_t experts = static_cast<size_t>(random.integer(1, 40));
+    int all[2] = {0, 0};
+    for (size_t e = 0; e < experts; ++e) {
+      const bool none = random.integer(0, 3) == 0;
+      for (int layer : {0, 1}) {
+        turns[layer].push_back(none ? 0 : static_cast<int>(random.integer(1, 30)));
+        all[layer] += turns[layer].back();
+      }
+    }
+    const int delta = static_cast<int>(random.integer(0, 9) == 0 ? 1 << 30 : random.integer(0, 150));
+    std::vector<int> owner(static_cast<size_t>(all[0] + all[1]), -1);  // the expert whose second layer it is
+    int through = 0, before = 0;
+    for (size_t e = 0; e < experts; ++e) {
+      through += turns[0][e];
+      const int from = mlp_second_from(through, all[0], before, delta);
+      for (int i = from; i < from + turns[1][e]; ++i) {
+        CHECK(i >= 0 && i < all[0] + all[1] && owner[static_cast<size_t>(i)] < 0);
+        owner[static_cast<size_t>(i)] = static_cast<int>(e);
+      }
+      before += turns[1][e];
+    }
+    // The rest is the first layer's, in order.
+    int first = 0, second = 0;
+    through = 0;
+    for (size_t e = 0, i = 0; e < experts; ++e) {
+      through += turns[0][e];
+      for (int k = 0; k < turns[1][e]; ++k, ++i) {
+        for (; owner[i] < 0; ++i) ++first;
+        CHECK_EQ(owner[i], static_cast<int>(e));
+        CHECK(first >= std::min<int64_t>(all[0], int64_t{through} + delta));
+        ++second;
+      }
+    }
+    CHECK_EQ(first, all[0]);
+    CHECK_EQ(second, all[1]);
+  }
+}
+
 TEST("mlp tiles: counters for as many row tiles as there may be of up to a tile's rows an expert") {
   for (int experts = 1; experts <= 1024; ++experts)
     for (const int span : {32, 64, 160}) {

@@ -43,13 +43,14 @@ struct Result {
 
 /// Routes `tokens` tokens in a launch for `bound`; with fewer tokens than that, by a step's block. A ring of two slots.
 Result run(Bench& bench, const RouterDesc& d, const std::vector<float>& logits, const std::vector<float>* bias,
-           int64_t bound) {
+           int64_t bound, bool few_weights = false) {
   const size_t experts = static_cast<size_t>(d.experts), slots = static_cast<size_t>(bound * d.top_k);
   const int64_t tokens = static_cast<int64_t>(logits.size() / experts);
   RouteArgs a;
   a.logits = bench.upload(logits);
   a.select_bias = bias ? bench.upload(*bias) : nullptr;
   a.tokens = bound;
+  a.few_weights = few_weights;
   a.expert_ids = bench.poisoned<int32_t>(slots);
   a.weights = bench.poisoned<float>(slots);
   a.counts = bench.poisoned<int32_t>(experts);
@@ -164,10 +165,10 @@ TEST_IN_PARTS(
           for (const int64_t bound : {tokens, tokens + random.integer(1, tokens + 9)}) {
             if (bound > tokens && tokens > 600) continue;
             for_each_isa(DeviceId{0}, [&](const std::string& where) {
-              const auto result = [&](RoutePath path, bool quads = true) {
+              const auto result = [&](RoutePath path, bool quads = true, bool few_weights = false) {
                 Way way(path, quads);
                 Bench bench(DeviceId{0});
-                return run(bench, d, logits, bias, bound);
+                return run(bench, d, logits, bias, bound, few_weights);
               };
               const std::string what = where + " " + kind.name + " experts " + show(experts) + " top_k " + show(top_k) +
                                        " tokens " + show(tokens) + " of " + show(bound);
@@ -175,6 +176,8 @@ TEST_IN_PARTS(
               check(d, first, tokens, what);
               if (!(result(RoutePath::kAuto, false) == first))
                 throw Failure(what + ": four tokens a warp differ from one");
+              if (!(result(RoutePath::kCluster, true, true) == first))
+                throw Failure(what + ": a cluster of smaller blocks differs");
               for (const RoutePath path : {RoutePath::kBlock, RoutePath::kCluster, RoutePath::kGrid})
                 if (!(result(path) == first)) throw Failure(what + ": way " + show(path) + " differs");
             });

@@ -29,7 +29,8 @@ struct CombineArgs {
   const int32_t* counts = nullptr;
   int32_t experts = 0;
   /// What was queued before it writes nothing but memory that only this step's operations read, route()'s outputs and
-  /// `rows` among it: then a route() or decode step behind it may begin before that ends (Stream::settle_but()).
+  /// `rows` among it: then a route() or decode step behind it may begin before that ends (Stream::settle_but()). And
+  /// the weights are not of the launch before this one.
   bool private_inputs = false;
 };
 void combine(Stream& stream, const CombineArgs& args);

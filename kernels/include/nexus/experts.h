@@ -89,6 +89,12 @@ struct MlpDesc {
   int experts = 1;
   int64_t input = 0, hidden = 0, output = 0;  ///< hidden = inter for gated; three-layer: both inner widths
 };
+/// Bytes of the last product's weights, of which a gated first one has twice as many, up to which what a step waits for
+/// is one latency behind another rather than memory.
+constexpr int64_t kFewWeightBytes = 16 << 20;
+inline bool has_few_weights(const MlpDesc& d) {
+  return d.experts * d.hidden * d.output * static_cast<int64_t>(size_of(d.dtype)) <= kFewWeightBytes;
+}
 struct MlpWeights {  ///< layers() of them are set
   std::array<const void*, 3> weight{};
   std::array<const float*, 3> bias{};  ///< null: none

@@ -60,6 +60,9 @@ struct RouteArgs {
   void* workspace = nullptr;        ///< route_workspace_bytes(); contents need no initialisation
   const StepBlock* step = nullptr;  ///< or null; logits == nullptr: they are step->logits
   CountRingView ring{};             ///< where the counts go besides
+  /// The experts behind it have few weights (kFewWeightBytes): by blocks of fewer threads, for which there is room
+  /// while the step before is at work. The same results.
+  bool few_weights = false;
 };
 size_t route_workspace_bytes(DeviceId device, const RouterDesc& desc, int64_t tokens);
 /// Validates (kInvalidArgument names the argument), then enqueues. tokens * top_k must be below 2^31.

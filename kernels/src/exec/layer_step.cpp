@@ -57,6 +57,7 @@ RouteArgs routing(const LayerStep& step) {
   args.order = step.scratch.order;
   args.workspace = step.scratch.route;
   args.step = step.block;
+  args.few_weights = has_few_weights(step.desc.experts);
   return args;
 }
 

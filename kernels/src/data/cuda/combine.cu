@@ -2,13 +2,15 @@
 //
 // combine: y[t] = Σ_j w[t, j] · rows[t·k + j] (slot order, float32) + s[t] · shared[t]; or the k weighted rows side by
 // side. Bound by memory: tokens·width·(k + 1 (+ 1)) elements. Rows come in slot order, so a token's k rows are
-// contiguous: a thread owns one 16-byte column of one token and reads k words a row apart; no atomics, and the order of
-// the sum is fixed.
+// contiguous: a thread owns a 16-byte column of a token and reads k words a row apart; no atomics, and the order of the
+// sum is fixed.
 //
 // shared_gate: scale[t] = σ(x[t] · w); a warp per token, each lane every 32nd chunk, one butterfly.
 //
 // With a step both take the grid of the bound and read tokens and output (x) on the device. Neither address changes a
 // bit: what is not aligned is moved one element at a time, in the same order.
+#include <type_traits>
+
 #include "data/backend.h"
 #include "data/cuda/activation.cuh"
 #include "data/cuda/check.h"
@@ -20,6 +22,10 @@ namespace nexus::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+/// Of the weighted sum: blocks of half as many threads, which find room beside those of the kernel before.
+constexpr int kSumThreads = 128;
+/// 16-byte columns of all tokens, from which on a thread has two of them where it has no more than two rows to ask for.
+constexpr int64_t kManyColumns = int64_t{1} << 19;
 
 /// out[at …]: as one word where the output, whose place a step tells only now, is aligned to it.
 template <int VEC, class T>
@@ -51,37 +57,88 @@ __device__ __forceinline__ void fill_ring(const CombineArgs& a) {
 }
 unsigned with_ring(unsigned blocks, const CombineArgs& args) { return blocks + (args.ring.slots == nullptr ? 0 : 1); }
 
+/// A pack on its way, as it was loaded: its elements by themselves would take a register each.
 template <class T, int VEC>
-__global__ void __launch_bounds__(kThreads) weighted_sum_kernel(const CombineArgs a) {
+struct Words {
+  using Word = std::conditional_t<VEC * sizeof(T) == 16, uint4, T>;
+  static_assert(sizeof(Word) == VEC * sizeof(T));
+  Word word;
+  __device__ __forceinline__ void load(const T* from) { word = *reinterpret_cast<const Word*>(from); }
+  /// Only now taken apart: the compiler does it as early as it may.
+  __device__ __forceinline__ Pack<T, VEC> pack() const {
+    Word own = word;
+    if constexpr (VEC * sizeof(T) == 16) asm volatile("" : "+r"(own.x), "+r"(own.y), "+r"(own.z), "+r"(own.w));
+    return *reinterpret_cast<const Pack<T, VEC>*>(&own);
+  }
+};
+
+/// A thread has ITEMS 16-byte columns, a grid apart, and asks for ROWS rows of each before it adds up the first: one
+/// after the other, each would be waited for. (All eight rows of top_k = 8 at once take twice the registers, and as
+/// long.) Places and weights are known before the kernel before has ended.
+template <class T, int VEC, int ROWS, int ITEMS>
+__global__ void __launch_bounds__(kSumThreads, 8) weighted_sum_kernel(const CombineArgs a) {
   if (a.private_inputs) release_next();
   fill_ring(a);
+  const int64_t columns = a.width / VEC, apart = (a.tokens * columns + ITEMS - 1) / ITEMS;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * kSumThreads + threadIdx.x;
+  int64_t token[ITEMS], column[ITEMS];
+  float w[ITEMS][ROWS];
+  const auto load_weights = [&](int from) {
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i)
+#pragma unroll
+      for (int j = 0; j < ROWS; ++j)
+        if (from + j < a.top_k && token[i] < a.tokens) w[i][j] = __ldg(a.weights + token[i] * a.top_k + from + j);
+  };
+#pragma unroll
+  for (int i = 0; i < ITEMS; ++i) {
+    const int64_t item = first < apart ? first + i * apart : a.tokens * columns;
+    token[i] = divide(item, columns), column[i] = (item - token[i] * columns) * VEC;
+#pragma unroll
+    for (int j = 0; j < ROWS; ++j) w[i][j] = 1.f;
+  }
+  const bool early = a.private_inputs && a.weights != nullptr;  // route is complete (combine.h)
+  if (early) load_weights(0);
   wait_for_previous();
   if (!a.private_inputs) release_next();
   const int64_t tokens = step_tokens(a.step, a.tokens);
-  const int64_t columns = a.width / VEC;
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= tokens * columns) return;
-  const int64_t token = divide(i, columns), column = (i - token * columns) * VEC;
-  const T* row = static_cast<const T*>(a.rows) + token * a.top_k * a.width + column;
-  const float* weights = a.weights ? a.weights + token * a.top_k : nullptr;
-  float acc[VEC] = {};
-#pragma unroll 8
-  for (int j = 0; j < a.top_k; ++j) {
-    const Pack<T, VEC> v = load_pack<VEC>(row + static_cast<int64_t>(j) * a.width);
-    const float w = weights ? __ldg(weights + j) : 1.f;
+  if (!early && a.weights != nullptr) load_weights(0);
+  float acc[ITEMS][VEC] = {};
+  const auto add = [&](int i, const Words<T, VEC>& words, float scale) {
+    const Pack<T, VEC> v = words.pack();
 #pragma unroll
-    for (int c = 0; c < VEC; ++c) acc[c] = fmaf(w, to_float(v.v[c]), acc[c]);
+    for (int c = 0; c < VEC; ++c) acc[i][c] = fmaf(scale, to_float(v.v[c]), acc[i][c]);
+  };
+  for (int from = 0; from < a.top_k; from += ROWS) {
+    Words<T, VEC> v[ITEMS][ROWS];
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i) {
+      const T* const row = static_cast<const T*>(a.rows) + (token[i] * a.top_k + from) * a.width + column[i];
+#pragma unroll
+      for (int j = 0; j < ROWS; ++j)
+        if (from + j < a.top_k && token[i] < tokens) v[i][j].load(row + j * a.width);
+    }
+    if (from > 0 && a.weights != nullptr) load_weights(from);
+#pragma unroll
+    for (int i = 0; i < ITEMS; ++i)
+#pragma unroll
+      for (int j = 0; j < ROWS; ++j)
+        if (from + j < a.top_k && token[i] < tokens) add(i, v[i][j], w[i][j]);
   }
-  if (a.shared) {
-    const Pack<T, VEC> v = load_pack<VEC>(static_cast<const T*>(a.shared) + token * a.width + column);
-    const float s = a.shared_scale ? __ldg(a.shared_scale + token) : 1.f;
 #pragma unroll
-    for (int c = 0; c < VEC; ++c) acc[c] = fmaf(s, to_float(v.v[c]), acc[c]);
+  for (int i = 0; i < ITEMS; ++i) {
+    if (token[i] >= tokens) continue;
+    const int64_t at = token[i] * a.width + column[i];
+    if (a.shared) {
+      Words<T, VEC> v;
+      v.load(static_cast<const T*>(a.shared) + at);
+      add(i, v, a.shared_scale ? __ldg(a.shared_scale + token[i]) : 1.f);
+    }
+    Pack<T, VEC> out;
+#pragma unroll
+    for (int c = 0; c < VEC; ++c) out.v[c] = from_float<T>(acc[i][c]);
+    store_out<VEC>(out_of<T>(a), at, out);
   }
-  Pack<T, VEC> out;
-#pragma unroll
-  for (int c = 0; c < VEC; ++c) out.v[c] = from_float<T>(acc[c]);
-  store_out<VEC>(out_of<T>(a), token * a.width + column, out);
 }
 
 /// Slot s's row goes to the same place of the output: [tokens, k·width] is [tokens·k, width].
@@ -106,8 +163,20 @@ void launch_combine(const CombineArgs& args, int device, cudaStream_t stream) {
     concat_kernel<T, VEC><<<blocks, kThreads, 0, stream>>>(args);
     check_launch("combine_concat");
   } else {
-    const unsigned blocks = with_ring(grid_for(args.tokens * columns, kThreads), args);
-    launch("combine_weighted_sum", &weighted_sum_kernel<T, VEC>, blocks, kThreads, 0, device, stream, args);
+    const auto sum = [&](auto rows, auto items) {
+      constexpr int kRows = decltype(rows)::value, kItems = decltype(items)::value;
+      const unsigned blocks = with_ring(grid_for((args.tokens * columns + kItems - 1) / kItems, kSumThreads), args);
+      launch("combine_weighted_sum", &weighted_sum_kernel<T, VEC, kRows, kItems>, blocks, kSumThreads, 0, device,
+             stream, args);
+    };
+    constexpr std::integral_constant<int, 1> one;
+    constexpr std::integral_constant<int, 2> two;
+    if (args.top_k > 2)
+      sum(std::integral_constant<int, 4>(), one);
+    else if (args.tokens * columns >= kManyColumns)
+      sum(two, two);
+    else
+      sum(two, one);
   }
 }
 

@@ -40,6 +40,7 @@ struct GroupedParams {
   bool vector_store;  // 8 input columns' results may be stored as one aligned word
   bool lets_in;       // wgmma: the next kernel's blocks may come at once, set by the launcher
   int ring;           // wgmma: ring_quarters(), set by the launcher
+  int64_t ahead;      // wgmma: bytes of the weights that L2 is asked for ahead of the wait, set by the launcher
 };
 
 enum class Kernel { kMma, kMmaGuarded, kSimt, kGemv, kWgmma };

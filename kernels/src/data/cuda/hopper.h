@@ -26,6 +26,10 @@ extern const Variant kWgmmaFew;
 /// plain_shape().
 constexpr int kWgmmaFewerRows = 32, kWgmmaFewerStages = 3, kWgmmaNarrowStages = 4, kWgmmaNarrowFewerStages = 5;
 extern const Variant kWgmmaFewer, kWgmmaNarrow, kWgmmaNarrowFewer;
+/// For layers of few weights and more rows: 128 columns, so that there are tiles for all SMs, and finished rows through
+/// shared memory, since nothing hides what comes behind a block's only tiles. Without lanes.
+constexpr int kWgmmaMoreRows = 96, kWgmmaNarrowMoreStages = 7;
+extern const Variant kWgmmaNarrowMore;
 /// For odd widths (hopper_rest.cuh): the shapes of those names over again. Without lanes.
 extern const Variant kWgmmaRest, kWgmmaPairRest, kWgmmaFewRest, kWgmmaNarrowFewerRest;
 /// Whether a variant is one of those.

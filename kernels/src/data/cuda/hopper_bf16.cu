@@ -21,10 +21,11 @@ const Variant kWgmmaFew = variant<hopper::Few<T>>("wgmma_256x64x64_s5");
 const Variant kWgmmaFewer = variant<hopper::Fewer<T>>("wgmma_256x32x128_s3");
 const Variant kWgmmaNarrow = variant<hopper::Narrow<T>>("wgmma_128x64x128_s4");
 const Variant kWgmmaNarrowFewer = variant<hopper::NarrowFewer<T>>("wgmma_128x32x128_s5");
+const Variant kWgmmaNarrowMore = variant<hopper::NarrowMore<T>>("wgmma_128x96x64_s7");
 const Variant kWgmmaRest = variant<hopper::Chosen<T, 1>>("wgmma_256x160x64_s4_rest");
 const Variant kWgmmaPairRest = variant<hopper::Chosen<T, 2>>("wgmma_256x320x64_s4_pair_rest");
 const Variant kWgmmaFewRest = variant<hopper::Few<T>>("wgmma_256x64x64_s5_rest");
-const Variant kWgmmaNarrowFewerRest = variant<hopper::NarrowFewer<T>>("wgmma_128x32x128_s5_rest");
+const Variant kWgmmaNarrowFewerRest = variant<hopper::NarrowFewerRest<T>>("wgmma_128x32x128_s5_rest");
 const Variant kWgmmaShare = variant<hopper::Sharing<T, 1>>("wgmma_256x96x64_s3", true);
 const Variant kWgmmaSharePair = variant<hopper::Sharing<T, 2>>("wgmma_256x192x64_s3_pair", true);
 

@@ -118,7 +118,7 @@ bool for_odd_widths(const Variant& variant) {
 const Variant& plain_shape(const Variant& variant) {
   if (&variant == &kWgmmaRest || &variant == &kWgmmaPairRest) return kWgmma;
   const bool few = &variant == &kWgmmaFewer || &variant == &kWgmmaNarrow || &variant == &kWgmmaNarrowFewer ||
-                   for_odd_widths(variant);
+                   &variant == &kWgmmaNarrowMore || for_odd_widths(variant);
   return few ? kWgmmaFew : variant;
 }
 

@@ -58,13 +58,14 @@ struct Shape {
   // Bound by memory: heeds a limit of bytes under way, but for launches with lanes, and says which weights are read
   // once.
   static constexpr bool LIMITED = ROWS <= 64 && CLUSTER == 1;
+  // For layers of few weights, whose steps are latencies one behind another.
+  static constexpr bool FEW_WEIGHTS = BLOCKS == 1 && STAGED;
   static constexpr int ACC = ROWS / 2;  // accumulators per thread and 64 columns
   // More than there are, and consumers would wait for them for ever.
   static_assert(PRODUCERS * PRODUCER + CONSUMERS * CONSUMER + FINDERS * FINDER <= THREADS * REGISTERS);
   static_assert(REGISTERS % 8 == 0 && PRODUCER % 8 == 0 && CONSUMER % 8 == 0 && FINDER % 8 == 0);
   static_assert(ROWS % BOX_ROWS == 0 && STAGE_BYTES % 1024 == 0 && RING > STAGES);
   static_assert(ROWS % (8 * Finish<T, BLOCKS>::template GROUPS<ACC>) == 0 && ROWS % 16 == 0);
-  static_assert(BLOCKS == 2 || !STAGED);
   static_assert(BOXES * BOX_COLUMNS * CLUSTER == COLUMNS && (CLUSTER == 1 || BOXES == 1));
 
   struct Control {
@@ -119,6 +120,16 @@ __device__ __forceinline__ void copy_weights(const CUtensorMap& map, const Group
     for (int i = 0; i < S::BOXES; ++i)
       if (i < boxes) copy_weights_box(buffer + i * S::BOX_BYTES, &map, at(i), ready);
   }
+}
+
+/// The first weights of all to L2, divided among the blocks: the memory has nothing else to do ahead of the wait, and
+/// most of the experts get rows. By one thread. (Into the buffers themselves, of a tile that is guessed, it was no
+/// better.)
+__device__ __forceinline__ void prefetch_weights(const GroupedParams& p) {
+  constexpr int64_t kPiece = 8192;
+  const char* const from = static_cast<const char*>(p.weight);
+  for (int64_t at = int64_t{blockIdx.x} * kPiece; at < p.ahead; at += int64_t{gridDim.x} * kPiece)
+    prefetch_bulk(from + at, static_cast<uint32_t>(min(kPiece, p.ahead - at)));
 }
 
 /// Whether a tile's weights are asked for as the first that L2 gives up again: they must not push out what the next
@@ -451,6 +462,8 @@ __global__ void __maxnreg__(S::REGISTERS)
     cluster_sync();
   else
     __syncthreads();
+  if constexpr (S::FEW_WEIGHTS)
+    if (threadIdx.x == S::PRODUCERS) prefetch_weights(p);
   // Launched as a programmatic dependent: what is above overlapped with the kernel before.
   wait_for_previous();
   if (p.lets_in) release_next();

@@ -5,8 +5,28 @@
 #include "data/cuda/check.h"
 #include "data/cuda/hopper.h"
 #include "data/cuda/hopper_shapes.cuh"
+#include "data/cuda/mlp_tiles.h"
 
 namespace nexus::cuda::hopper {
+
+/// Queues `clusters` clusters of a kernel of shape S.
+template <class S, class... Parameters, class... Arguments>
+void launch_as_clusters(const char* name, void (*kernel)(Parameters...), unsigned clusters, const Target& target,
+                        const Arguments&... arguments) {
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeClusterDimension;
+  attributes[0].val.clusterDim.x = S::CLUSTER, attributes[0].val.clusterDim.y = 1, attributes[0].val.clusterDim.z = 1;
+  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // see launch.h
+  attributes[1].val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(clusters * S::CLUSTER);
+  config.blockDim = dim3(S::THREADS);
+  config.dynamicSmemBytes = S::SHARED_BYTES;
+  config.stream = target.stream;
+  config.attrs = attributes;
+  config.numAttrs = device_facts(target.device).dependent_launch ? 2 : 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...), name);
+}
 
 /// Queues a kernel of shape S for up to `tiles` tiles, where `maps` follow its parameters. `read_ahead`: see
 /// ring_quarters().
@@ -23,21 +43,12 @@ void launch_clusters(const Variant& variant, void (*kernel)(GroupedParams, M...)
   const unsigned clusters = std::min(tiles, static_cast<unsigned>(std::max(1, target.width * at_once / S::CLUSTER)));
   // The next kernel's blocks find SMs of their own, on which they set up meanwhile: two launches of 512/1024/8/2 take 3
   // us less. Where they would only wait for this kernel's to leave, at 4096 tokens, steps take 1 % longer.
-  params.lets_in = clusters * S::CLUSTER < static_cast<unsigned>(target.width);
+  // So it is where there are few weights: 2 to 3 % of a step, though there are blocks for all SMs.
+  params.lets_in = S::FEW_WEIGHTS || clusters * S::CLUSTER < static_cast<unsigned>(target.width);
+  if (S::FEW_WEIGHTS && params.settled)  // a second layer: while the first is at work
+    params.ahead = weights_ahead(static_cast<int64_t>(params.experts) * params.n * params.k * 2);
   params.ring = ring_quarters(read_ahead, clusters, S::WEIGHT_BYTES, S::STAGES);
-  cudaLaunchAttribute attributes[2]{};
-  attributes[0].id = cudaLaunchAttributeClusterDimension;
-  attributes[0].val.clusterDim.x = S::CLUSTER, attributes[0].val.clusterDim.y = 1, attributes[0].val.clusterDim.z = 1;
-  attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;  // see launch.h
-  attributes[1].val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(clusters * S::CLUSTER);
-  config.blockDim = dim3(S::THREADS);
-  config.dynamicSmemBytes = S::SHARED_BYTES;
-  config.stream = target.stream;
-  config.attrs = attributes;
-  config.numAttrs = device_facts(target.device).dependent_launch ? 2 : 1;
-  check(cudaLaunchKernelEx(&config, kernel, static_cast<GroupedParams>(params), static_cast<M>(maps)...), variant.name);
+  launch_as_clusters<S>(variant.name, kernel, clusters, target, params, maps...);
 }
 
 /// LANES: there is a kernel for launches with lanes, too.
@@ -72,6 +83,7 @@ template <class T>
 void launch_without_lanes(const Variant& variant, const GroupedParams& params, DType dtype, const Target& target) {
   if (&variant == &kWgmmaFewer) return launch_shape<Fewer<T>, false>(variant, params, dtype, target);
   if (&variant == &kWgmmaNarrow) return launch_shape<Narrow<T>, false>(variant, params, dtype, target);
+  if (&variant == &kWgmmaNarrowMore) return launch_shape<NarrowMore<T>, false>(variant, params, dtype, target);
   launch_shape<NarrowFewer<T>, false>(variant, params, dtype, target);
 }
 

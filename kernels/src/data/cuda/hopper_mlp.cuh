@@ -36,7 +36,6 @@ struct MlpParams {
   int32_t* counters;  // mlp_counter_bytes()
   int limit;          // row tiles that there are counters for
   bool lets_in;       // the next kernel's blocks may come at once
-  int64_t ahead;      // bytes of the first layer's weights to L2 ahead of the wait, a multiple of 16
 };
 
 struct MlpTile : Tile {
@@ -100,16 +99,6 @@ __device__ __forceinline__ void prefetch_input(const GroupedParams& p) {
   for (int64_t at = (int64_t{blockIdx.x} * S::PRODUCERS + threadIdx.x) * kLine; at < bytes;
        at += int64_t{gridDim.x} * S::PRODUCERS * kLine)
     prefetch_line(input + at);
-}
-
-/// The first weights of all to L2, divided among the blocks: the memory has nothing else to do between two steps, and
-/// most of the experts get rows. By one thread, ahead of the wait. (Into the ring itself, of a tile that is guessed, it
-/// was no better.)
-__device__ __forceinline__ void prefetch_weights(const MlpParams& p) {
-  constexpr int64_t kPiece = 8192;
-  const char* const from = static_cast<const char*>(p.layer[0].weight);
-  for (int64_t at = int64_t{blockIdx.x} * kPiece; at < p.ahead; at += int64_t{gridDim.x} * kPiece)
-    prefetch_bulk(from + at, static_cast<uint32_t>(min(kPiece, p.ahead - at)));
 }
 
 /// The offsets to L1, while the first claim is on its way.
@@ -331,7 +320,7 @@ __global__ void __maxnreg__(S::REGISTERS)
     produce_mlp<S>(p, first_map, second_map, buffers, control);
   } else {
     if constexpr (S::DIVIDED) more_registers<S::CONSUMER>();
-    if (threadIdx.x == S::PRODUCERS) prefetch_weights(p);
+    if (threadIdx.x == S::PRODUCERS) prefetch_weights(p.layer[0]);
     wait_for_previous();
     consume_mlp<S>(p, buffers, control);
   }

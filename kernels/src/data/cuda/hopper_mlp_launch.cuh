@@ -33,7 +33,7 @@ void launch_mlp_shape(const Variant& variant, const GroupedParams (&layers)[2], 
   MlpParams params{{layers[0], layers[1]}, counters, mlp_row_tiles(layers[0].experts)};
   const GroupedParams &one = layers[0], &two = layers[1];
   params.lets_in = mlp_lets_in(S::ROWS, one.max_rows / one.rows_per_input, two.n, target.width);
-  params.ahead = mlp_ahead(static_cast<int64_t>(one.experts) * one.n * one.k * 2);
+  params.layer[0].ahead = weights_ahead(static_cast<int64_t>(one.experts) * one.n * one.k * 2);
   unsigned tiles = 0;
   for (GroupedParams& p : params.layer) tiles = std::max(tiles, plan_grid(variant, p));
   const auto map_of = [&](const GroupedParams& p) {

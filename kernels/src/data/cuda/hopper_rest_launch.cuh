@@ -31,7 +31,7 @@ void launch_rest(const Variant& variant, const GroupedParams& params, DType dtyp
   if (&variant == &kWgmmaRest) return launch_rest_shape<Chosen<T, 1>>(variant, params, dtype, target);
   if (&variant == &kWgmmaPairRest) return launch_rest_shape<Chosen<T, 2>>(variant, params, dtype, target);
   if (&variant == &kWgmmaFewRest) return launch_rest_shape<Few<T>>(variant, params, dtype, target);
-  launch_rest_shape<NarrowFewer<T>>(variant, params, dtype, target);
+  launch_rest_shape<NarrowFewerRest<T>>(variant, params, dtype, target);
 }
 
 }  // namespace nexus::cuda::hopper

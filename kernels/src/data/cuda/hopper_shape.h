@@ -122,21 +122,26 @@ constexpr int column_blocks(int left, int blocks) {
 
 // ---- rows on their way out through shared memory -------------------------------------------------------------------
 
-/// A warpgroup stages 4 KiB at a time, rows of `units` 16-byte units, and has two buffers: one is filled while the
-/// other may still be read.
+/// A warpgroup stages up to 4 KiB at a time, 16 or 32 rows of `units` 16-byte units, and has two buffers: one is filled
+/// while the other may still be read.
 constexpr int kStagedBytes = 4096, kStagedBuffers = 2;
-constexpr int staged_rows(int units) { return kStagedBytes / (units * 16); }
+constexpr int staged_rows(int units) { return units > 8 ? 16 : 32; }
 
-/// Where 16-byte unit `unit` of row `row` lies among rows of `units` units, 8 or 16: swizzled, so that eight rows of
-/// one unit, or eight units of one row, are in different banks.
-constexpr int staged_offset(int row, int unit, int units) { return (row * units + (unit ^ (row & 7))) * 16; }
+/// Where 16-byte unit `unit` of row `row` lies among rows of `units` units, 4, 8 or 16: swizzled, so that eight rows of
+/// one unit, or eight units one behind another, are in different banks.
+constexpr int staged_offset(int row, int unit, int units) {
+  return (row * units + (unit ^ (units == 4 ? row >> 1 & 3 : row & 7))) * 16;
+}
 
 /// A lane gives the address of row lane % 8 of matrix lane / 8 of a stmatrix.x4. Without gates, matrix m is of rows
 /// 8·(m / 2) and of columns 8·(m % 2) of the warp's 16 in 64-column block `block`; with gates (half as many columns),
-/// of the warp's 8 columns in block m % 2.
+/// of the warp's 8 columns in block m % 2, or, where a warpgroup has one block, all of rows 8·m.
 constexpr int staged_row(int lane) { return (lane >> 4) * 8 + (lane & 7); }
 constexpr int staged_unit(int lane, int warp, int block) { return block * 8 + warp * 2 + (lane >> 3 & 1); }
-constexpr int staged_unit_gated(int lane, int warp) { return (lane >> 3 & 1) * 4 + warp; }
+constexpr int staged_row_gated(int lane, int blocks) { return blocks == 1 ? lane : staged_row(lane); }
+constexpr int staged_unit_gated(int lane, int warp, int blocks) {
+  return blocks == 1 ? warp : (lane >> 3 & 1) * 4 + warp;
+}
 
 /// Of both warpgroups; 0 where results are not staged.
 constexpr int staging_bytes(bool staged) { return staged ? 2 * kStagedBuffers * kStagedBytes : 0; }

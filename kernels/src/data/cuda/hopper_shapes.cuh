@@ -18,6 +18,10 @@ using Fewer = Shape<T, kWgmmaFewerRows, kWgmmaFewerStages, 1, 128, 48, 216, 32, 
 template <class T>
 using Narrow = Shape<T, kWgmmaFewRows, kWgmmaNarrowStages, 1, 128, 48, 216, 32, Options<1, false, 2>>;
 template <class T>
-using NarrowFewer = Shape<T, kWgmmaFewerRows, kWgmmaNarrowFewerStages, 1, 128, 48, 216, 32, Options<1, false, 2>>;
+using NarrowFewer = Shape<T, kWgmmaFewerRows, kWgmmaNarrowFewerStages, 1, 128, 48, 216, 32, Options<1, true, 2>>;
+template <class T>
+using NarrowFewerRest = Shape<T, kWgmmaFewerRows, kWgmmaNarrowFewerStages, 1, 128, 48, 216, 32, Options<1, false, 2>>;
+template <class T>
+using NarrowMore = Shape<T, kWgmmaMoreRows, kWgmmaNarrowMoreStages, 1, 128, 48, 216, 32, Options<1, true>>;
 
 }  // namespace nexus::cuda::hopper

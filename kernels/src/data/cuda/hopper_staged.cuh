@@ -18,40 +18,41 @@ __device__ __forceinline__ bool stages(const GroupedParams& p) {
   return epilogue == Epilogue::kIdentity || epilogue == Epilogue::kSwiglu;
 }
 
-template <class T, bool GATED>
+template <class T, int BLOCKS_, bool GATED>
 struct Staged {
-  static constexpr int BLOCKS = 2;              // of 64 columns, of a warpgroup
-  static constexpr int UNITS = GATED ? 8 : 16;  // of 16 bytes, in a warpgroup's part of an output row
+  static constexpr int BLOCKS = BLOCKS_;                         // of 64 columns, of a warpgroup
+  static constexpr int UNITS = GATED ? 4 * BLOCKS : 8 * BLOCKS;  // of 16 bytes, in a warpgroup's part of an output row
   static constexpr int ROWS = staged_rows(UNITS);
   static constexpr int BUFFER = ROWS * UNITS * 16;
-  static constexpr int PASSES = ROWS * UNITS / 128;  // units that a thread carries out
-  static_assert(kStagedBuffers * BUFFER * 2 == staging_bytes(true));
+  static constexpr int PASSES = ROWS * UNITS / 128;            // units that a thread carries out
+  static constexpr int STEP = GATED && BLOCKS == 1 ? 32 : 16;  // rows that are written together
+  static_assert(BUFFER <= kStagedBytes);
   const GroupedParams& p;
   const int* output;  // of the tile's rows, shared memory
   uint32_t staging;
   int barrier, thread;  // of the warpgroup
 
-  /// Sixteen rows, from group j of eight on, into rows `to` … of a buffer.
+  /// STEP rows, from group j of eight on, into rows `to` … of a buffer.
   template <int SIZE>
-  __device__ __forceinline__ void write16(int j, uint32_t buffer, int to, const float (&bias)[BLOCKS][2],
-                                          const float (&acc)[BLOCKS][SIZE]) const {
+  __device__ __forceinline__ void write_step(int j, uint32_t buffer, int to, const float (&bias)[BLOCKS][2],
+                                             const float (&acc)[BLOCKS][SIZE]) const {
     const int lane = thread & 31, warp = thread / 32;
-    float x[BLOCKS][2][4];  // of columns 64·h and rows 8·g, as in Finish
+    float x[BLOCKS][STEP / 8][4];  // of columns 64·h and rows 8·g, as in Finish
 #pragma unroll
     for (int h = 0; h < BLOCKS; ++h)
 #pragma unroll
-      for (int g = 0; g < 2; ++g)
+      for (int g = 0; g < STEP / 8; ++g)
 #pragma unroll
         for (int c = 0; c < 4; ++c) x[h][g][c] = acc[h][(j + g) * 4 + c] + bias[h][c >> 1];
     if constexpr (GATED) {
       uint32_t word[4];
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float(&v)[4] = x[i & 1][i >> 1];
+        const float(&v)[4] = x[i % BLOCKS][i / BLOCKS];
         word[i] = pack_two<T>(fast_silu(v[0]) * v[2], fast_silu(v[1]) * v[3]);
       }
-      store_transposed(buffer + staged_offset(to + staged_row(lane), staged_unit_gated(lane, warp), UNITS), word[0],
-                       word[1], word[2], word[3]);
+      const int row = to + staged_row_gated(lane, BLOCKS), unit = staged_unit_gated(lane, warp, BLOCKS);
+      store_transposed(buffer + staged_offset(row, unit, UNITS), word[0], word[1], word[2], word[3]);
     } else {
 #pragma unroll
       for (int h = 0; h < BLOCKS; ++h)
@@ -67,8 +68,8 @@ struct Staged {
                                         const float (&acc)[BLOCKS][SIZE]) const {
     const uint32_t buffer = staging + chunk % kStagedBuffers * BUFFER;
 #pragma unroll
-    for (int r = 0; r < ROWS; r += 16)
-      if (r == 0 || chunk * ROWS + r < padded) write16(chunk * (ROWS / 8) + r / 8, buffer, r, bias, acc);
+    for (int r = 0; r < ROWS; r += STEP)
+      if (r == 0 || chunk * ROWS + r < padded) write_step(chunk * (ROWS / 8) + r / 8, buffer, r, bias, acc);
   }
 
   /// A thread's units of a chunk, and the rows they go to (-1: nowhere).
@@ -108,18 +109,18 @@ struct Staged {
   }
 };
 
-/// Finishes a warpgroup's part of a tile: 128 columns from `column` on. Where stages() says so.
-template <class T, bool ROLLED, int SIZE>
-__device__ __forceinline__ void finish_staged(const Finish<T, 2, ROLLED>& finish, uint32_t staging, int barrier,
-                                              const Tile& tile, int column, const float (&acc)[2][SIZE]) {
+/// Finishes a warpgroup's part of a tile: 64 or 128 columns from `column` on. Where stages() says so.
+template <class T, int BLOCKS, bool ROLLED, int SIZE>
+__device__ __forceinline__ void finish_staged(const Finish<T, BLOCKS, ROLLED>& finish, uint32_t staging, int barrier,
+                                              const Tile& tile, int column, const float (&acc)[BLOCKS][SIZE]) {
   static_assert(SIZE % 16 == 0, "up to 32 rows at a time");
   const int thread = thread_anew() & 127;
-  float bias[2][2];
+  float bias[BLOCKS][2];
   finish.load_bias(bias, tile, column + thread / 32 * 16);
   if (finish.p.gated)
-    Staged<T, true>{finish.p, finish.output, staging, barrier, thread}(tile.padded, column, bias, acc);
+    Staged<T, BLOCKS, true>{finish.p, finish.output, staging, barrier, thread}(tile.padded, column, bias, acc);
   else
-    Staged<T, false>{finish.p, finish.output, staging, barrier, thread}(tile.padded, column, bias, acc);
+    Staged<T, BLOCKS, false>{finish.p, finish.output, staging, barrier, thread}(tile.padded, column, bias, acc);
 }
 
 }  // namespace nexus::cuda::hopper

@@ -32,8 +32,23 @@ struct NextTile {
   uint32_t rows[ROWS];  // see input_rows()
 };
 
-/// What a pair of blocks does at its turn `index`, as one of its blocks sees it: see PairTurn in hopper_shape.h. All
-/// lanes of a warp call it and get the same answer. False: no more turns.
+/// What a pair of blocks does at turn `index` of an expert's, as one of its blocks sees it: see PairTurn in
+/// hopper_shape.h. `begin`, `rows`, `shares`: the expert's.
+template <int COLUMNS>
+__device__ __forceinline__ void place_pair_tile(int expert, int begin, int rows, int shares, int n_tiles, int index,
+                                                Tile& tile) {
+  const int rank = static_cast<int>(cluster_rank());  // asked for here: a register less to keep
+  const PairTurn turn = pair_turn(index, rows, shares, n_tiles, rank);
+  tile.expert = expert;
+  tile.rows = max(0, min(turn.rows.padded, rows - turn.rows.from));
+  tile.row = tile.rows > 0 ? begin + turn.rows.from : begin;
+  tile.column = turn.column * COLUMNS;
+  tile.padded = turn.rows.padded;
+  tile.alone = turn.alone;
+}
+
+/// What a pair of blocks does at its turn `index` of all experts'. All lanes of a warp call it and get the same answer.
+/// False: no more turns.
 template <int SPAN, int COLUMNS, bool LANES>
 __device__ __forceinline__ bool find_pair_tile(const GroupedParams& p, int index, Tile& tile, int only) {
   const auto shares_of = [](int rows) { return (rows + SPAN - 1) / SPAN; };
@@ -41,14 +56,7 @@ __device__ __forceinline__ bool find_pair_tile(const GroupedParams& p, int index
   const bool found =
       find_expert<LANES>(p, index, only, at, [&](int rows) { return pair_turns(shares_of(rows), p.n_tiles); });
   if (!found) return false;
-  const int rank = static_cast<int>(cluster_rank());  // asked for here: a register less to keep
-  const PairTurn turn = pair_turn(index - at.first, at.rows, shares_of(at.rows), p.n_tiles, rank);
-  tile.expert = at.expert;
-  tile.rows = max(0, min(turn.rows.padded, at.rows - turn.rows.from));
-  tile.row = tile.rows > 0 ? at.begin + turn.rows.from : at.begin;
-  tile.column = turn.column * COLUMNS;
-  tile.padded = turn.rows.padded;
-  tile.alone = turn.alone;
+  place_pair_tile<COLUMNS>(at.expert, at.begin, at.rows, shares_of(at.rows), p.n_tiles, index - at.first, tile);
   return true;
 }
 

@@ -1,5 +1,5 @@
-// Whether the two layers of an MLP may share a launch (hopper_mlp.cuh), which gives the same bits as two. No CUDA
-// header: tests include it.
+// Whether the two layers of an MLP may share a launch (hopper_mlp.h), which gives the same bits as two. No CUDA header:
+// tests include it.
 #pragma once
 #include <string>
 

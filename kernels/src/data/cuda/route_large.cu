@@ -337,7 +337,7 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   RouteParams p{};
   p.desc = desc;
   p.logits = args.logits, p.select_bias = args.select_bias, p.tokens = args.tokens;
-  p.step = args.step, p.ring = args.ring;
+  p.step = args.step, p.ring = args.ring, p.few_weights = args.few_weights;
   p.expert_ids = args.expert_ids, p.weights = args.weights;
   p.counts = args.counts, p.offsets = args.offsets, p.order = args.order;
   p.per_top_k = 0xffffffffu / static_cast<unsigned>(desc.top_k) + 1;  // 0 for 1

@@ -27,6 +27,7 @@ struct RouteParams {
   int32_t* order;
   int32_t* workspace;  // [chunks, histogram_stride()] histograms (route_large.cu)
   int chunk_tokens;    // of a block
+  bool few_weights;    // see RouteArgs
   int chunks;
   unsigned per_top_k;  // ceil(2^32 / top_k), 0 for 1: see token_of()
   bool settled;        // what is read here is older than the kernel before, see Stream::settled()

@@ -76,9 +76,11 @@ constexpr int64_t kHandfulOfRows = 8;
 constexpr int64_t kHandful = 2, kFewerRows = 4, kMoreRows = 24, kFewRows = 48, kPairRows = 160, kSharePairRows = 3072;
 constexpr int64_t kNarrowMost = 1024, kNarrowMore = 512;
 // Layers of few weights have too few tiles of 256 columns. Counted for the second layer, of which a gated first has
-// twice as many: 512/1024/8/2, 8 MB, takes 21 us at 64 tokens and 33 at 512 against 28 and 41 in tiles of 160 rows and
-// 256 columns; 1024/2048/16/2, 67 MB, is as fast either way at 64.
-constexpr int64_t kFewWeightBytes = 16 << 20, kNarrowFewerRows = 32, kNarrowRows = 160;
+// twice as many: 512/1024/8/2, 8 MB, takes 17 us at 64 tokens and 25 at 512 against 28 and 41 in tiles of 160 rows and
+// 256 columns. 1024/2048/16/2, 67 MB, is as fast either way at 64, but takes 67 us at 512, 64 rows an expert, instead
+// of 72, and at 96 87 instead of 80 (log, entry 27).
+constexpr int64_t kNarrowFewerRows = 32, kNarrowRows = 160;
+constexpr int64_t kSomeWeightBytes = 96 << 20, kSomeRows = 72;
 // Odd widths (hopper_rest.cuh). Rows of weights that begin in the middle of lines are twice as many requests of L2, of
 // which a pair needs half, so pairs win from the rows an expert on that one block's tile does not hold
 // (2056/776/64/8 at 128 rows 264 us alone and 286 in pairs, at 160 324 and 306, at 512 792 and 670, at 2048 2657 and
@@ -101,11 +103,26 @@ namespace {
 /// Every variant but those made to share an SM. The Hopper ones lie in the files that compile their kernels.
 const std::vector<const Variant*>& all() {
   static const auto* const variants = [] {  // never destroyed: layers may be made while the process ends
-    return new std::vector<const Variant*>{&kGemv,      &kMma16,         &kMma64,        &kMma128x128,
-                                           &kMmaWide,   &kMmaGuarded,    &kWgmmaFew,     &kWgmma,
-                                           &kWgmmaPair, &kWgmmaFewer,    &kWgmmaNarrow,  &kWgmmaNarrowFewer,
-                                           &kWgmmaRest, &kWgmmaPairRest, &kWgmmaFewRest, &kWgmmaNarrowFewerRest,
-                                           &kSimt16,    &kSimt64,        &kSimt128};
+    return new std::vector<const Variant*>{&kGemv,
+                                           &kMma16,
+                                           &kMma64,
+                                           &kMma128x128,
+                                           &kMmaWide,
+                                           &kMmaGuarded,
+                                           &kWgmmaFew,
+                                           &kWgmma,
+                                           &kWgmmaPair,
+                                           &kWgmmaFewer,
+                                           &kWgmmaNarrow,
+                                           &kWgmmaNarrowFewer,
+                                           &kWgmmaNarrowMore,
+                                           &kWgmmaRest,
+                                           &kWgmmaPairRest,
+                                           &kWgmmaFewRest,
+                                           &kWgmmaNarrowFewerRest,
+                                           &kSimt16,
+                                           &kSimt64,
+                                           &kSimt128};
   }();
   return *variants;
 }
@@ -152,7 +169,8 @@ const Variant& choose_wgmma(const Problem& p) {
   const int64_t bytes = p.experts * p.k * width * static_cast<int64_t>(size_of(p.dtype));
   if (deep_fits(p)) {
     if (bytes <= kFewWeightBytes && mean <= kNarrowRows)
-      return mean <= kNarrowFewerRows ? kWgmmaNarrowFewer : kWgmmaNarrow;
+      return mean <= kNarrowFewerRows ? kWgmmaNarrowFewer : kWgmmaNarrowMore;
+    if (bytes <= kSomeWeightBytes && mean > kFewRows && mean <= kSomeRows) return kWgmmaNarrowMore;
     if (mean <= kHandful) return kWgmmaNarrowFewer;
     if (mean <= kFewerRows) return kWgmmaFewer;
     if (mean <= kFewRows && p.rows <= (mean <= kMoreRows ? kNarrowMost : kNarrowMore)) return kWgmmaNarrow;

@@ -64,7 +64,10 @@ const KIB = 1024
 const small = { rows: 64, columns: 256, bytesUnderWay: 160 * KIB } as const
 const wide = { rows: 160, columns: 256, bytesUnderWay: 128 * KIB } as const
 const ahead = { ahead: true } as const
-/** Up to so many rows an expert on average, both layers are one launch, for which another stands in where experts are divided. */
+/**
+ * Up to so many rows an expert on average, both layers are one launch, for which another stands in where experts are divided; and so they are where
+ * SMs work in pairs.
+ */
 const ONE_LAUNCH = 128
 const few = { sms: 1, claimed: true, divided: { ...small, ...ahead } } as const
 const handful: TileShape = { rows: 32, columns: 128, bytesUnderWay: 160 * KIB, ...few }
@@ -73,7 +76,7 @@ const narrow: TileShape = { rows: 64, columns: 128, bytesUnderWay: 128 * KIB, ..
 const some: TileShape = { ...small, ...few }
 const many: TileShape = { ...wide, sms: 1, claimed: true, divided: { ...wide, ...ahead } }
 const more: TileShape = { ...wide, sms: 1, ...ahead }
-const pair: TileShape = { ...wide, rows: 320, sms: 2, ...ahead }
+const pair: TileShape = { ...wide, rows: 320, sms: 2, ...ahead, claimed: true }
 /** The tiles of the tensor-core kernels, narrow to wide; of the first an SM has three at a time. */
 const tiles: readonly TileShape[] = [
   { rows: 16, columns: 32, bytesUnderWay: 48 * KIB, sms: 1 / 3 },

@@ -1,0 +1,11 @@
+// Both layers of an MLP in one launch of pairs for f16.
+#include "data/cuda/hopper_mlp_pairs_launch.cuh"
+
+namespace nexus::cuda {
+
+void launch_wgmma_mlp_pairs_f16(const Variant& variant, const GroupedParams (&layers)[2], int32_t* counters,
+                                const Target& target) {
+  hopper::launch_mlp_pairs<__half>(variant, layers, counters, DType::kF16, target);
+}
+
+}  // namespace nexus::cuda
