@@ -1,7 +1,6 @@
 // When both layers of an MLP share a launch. See hopper_mlp.h.
 #include "data/cuda/hopper.h"
 #include "data/cuda/hopper_mlp.h"
-#include "data/cuda/hopper_shape.h"
 #include "data/cuda/mlp_path.h"
 #include "data/cuda/mlp_tiles.h"
 #include "data/cuda/path_switch.h"
@@ -29,10 +28,9 @@ bool launch_wgmma_mlp(DType dtype, const Variant& of_first, const Variant& of_se
   const GroupedParams layers[2] = {first, second};
   const bool bf16 = dtype == DType::kBF16;
   if (&of_first == &kWgmmaPair && &of_second == &kWgmmaPair) {
-    const int64_t shares =
-        (choice_rows + int64_t{kWgmmaRows} * first.experts - 1) / (int64_t{kWgmmaRows} * first.experts);
-    const int64_t turns = hopper::pair_turns(static_cast<int>(shares), static_cast<int>((second.n + 255) / 256));
-    if (!path.forced() && second.experts * turns < kMlpFewestTurns) return false;
+    const int columns = static_cast<int>((second.n + of_second.bn - 1) / of_second.bn);
+    const int64_t turns = int64_t{second.experts} * mean_pair_turns(choice_rows, second.experts, columns);
+    if (!path.forced() && turns < kMlpFewestTurns) return false;
     (bf16 ? launch_wgmma_mlp_pairs_bf16 : launch_wgmma_mlp_pairs_f16)(of_first, layers, counters, target);
     return true;
   }

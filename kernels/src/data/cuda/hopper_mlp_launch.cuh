@@ -56,8 +56,7 @@ void launch_mlp(const Variant& variant, const GroupedParams (&layers)[2], int32_
   if (&variant == &kWgmmaFewer) return launch_mlp_shape<MlpFewer<T>>(variant, layers, counters, dtype, target);
   if (&variant == &kWgmmaNarrow) return launch_mlp_shape<MlpNarrow<T>>(variant, layers, counters, dtype, target);
   if (&variant == &kWgmmaFew) return launch_mlp_shape<MlpFew<T>>(variant, layers, counters, dtype, target);
-  if (&variant == &kWgmma || &variant == &kWgmmaRest)
-    return launch_mlp_shape<MlpMany<T>>(variant, layers, counters, dtype, target);
+  if (&variant == &kWgmma) return launch_mlp_shape<MlpMany<T>>(variant, layers, counters, dtype, target);
   launch_mlp_shape<MlpNarrowFewer<T>>(variant, layers, counters, dtype, target);
 }
 

@@ -38,10 +38,8 @@ void launch_mlp_pairs(const Variant& variant, const GroupedParams (&layers)[2], 
                                                       S::SHARED_BYTES);
   // As many pairs as fit at once on what the stream may use; no result, and no end, depends on their number.
   const unsigned pairs = std::min(tiles, static_cast<unsigned>(std::max(1, target.width * at_once / S::CLUSTER)));
-  const int64_t experts = layers[0].experts, mean = (layers[0].max_rows + experts - 1) / experts;
-  const int shares = static_cast<int>((mean + S::ROWS - 1) / S::ROWS);
-  params.delta = mlp_delta(static_cast<int>(pairs), pair_turns(shares, params.layer[0].n_tiles),
-                           pair_turns(shares, params.layer[1].n_tiles));
+  const auto turns = [](const GroupedParams& p) { return mean_pair_turns(p.max_rows, p.experts, p.n_tiles); };
+  params.delta = mlp_delta(static_cast<int>(pairs), turns(params.layer[0]), turns(params.layer[1]));
   params.lets_in = pairs * S::CLUSTER < static_cast<unsigned>(target.width);  // as in launch_clusters()
   launch_as_clusters<S>("grouped_mlp", kernel, pairs, target, params, first, second, rows);
 }

@@ -7,7 +7,7 @@
 // passed its wait knows that all kernels before the previous one are complete, too. Four make more of that: the decode
 // kernels (decode.h says why they may), the matrix-vector kernel of a layer behind another one, which reads offsets
 // that are older than the kernel before it (gemv.cu), the kernel for two layers, which asks for the tokens, to L2
-// (hopper_mlp.cuh), and combine, which fills the ring from such counts.
+// (hopper_mlp.cuh), and combine, which fills the ring from such counts and reads the router's weights.
 //
 // Two go on ahead of their wait, so that a step's routing runs beside the sum of the step before. Combine, where only
 // its own step reads what the kernel before it writes, lets the next one in at once. Route, behind such a combine and
