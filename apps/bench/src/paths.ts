@@ -4,6 +4,7 @@ import { fileURLToPath } from 'node:url'
 
 export const root = fileURLToPath(new URL('../../../', import.meta.url))
 export const resultsFolder = join(root, 'apps/bench/results')
+export const calibrationFile = join(resultsFolder, 'h200-calibration.json')
 export const tracesFolder = join(resultsFolder, 'traces')
 export const benchmarksPage = join(root, 'docs/benchmarks.md')
 export const slicesPage = join(root, 'docs/slices.md')

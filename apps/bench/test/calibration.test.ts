@@ -4,7 +4,11 @@ import { join } from 'node:path'
 import { h200 } from '@nexus/slices'
 import { expect, test } from 'vitest'
 import { resultsFolder } from '../src/paths.js'
+import { arrangedOf, arrangements } from '../src/scheduling/arranged.js'
 import { type CalibrationResult, refit } from '../src/scheduling/calibration.js'
+import { clocksOf } from '../src/scheduling/clocks.js'
+import { calibrationSection } from '../src/sections/calibration.js'
+import { parseShape } from '../src/shapes.js'
 
 const file = JSON.parse(readFileSync(join(resultsFolder, 'h200-calibration.json'), 'utf8')) as CalibrationResult
 
@@ -56,4 +60,32 @@ test('what is no calibration is refused', () => {
   expect(() => refit({ ...file, measurements: { ...file.measurements, rows: [{}] } }, h200, () => {})).toThrow(
     /measurements\.rows\[0\]/,
   )
+})
+
+test('arrangements of one load are told apart by their order, and compared', () => {
+  const clocks = clocksOf(file, ['qwen3-30b-a3b'])
+  const [shape, other] = ['qwen3-30b-a3b', 'olmoe-1b-7b'].map(parseShape)
+  if (!shape || !other) throw new Error('no shape')
+  const counts = Array.from({ length: 128 }, (_, e) => Math.round(2000 / (1 + e)))
+  const placements = arrangements(clocks, shape, counts, h200)
+  expect(placements.map(({ sms }) => sms.reduce((a, b) => a + b))).toEqual([132, 132, 132])
+  const [byTiles, drifted, byBytes] = placements.map((placement) => JSON.stringify(placement.sliceOf))
+  expect(byTiles).not.toBe(drifted)
+  expect(byTiles).not.toBe(byBytes)
+  expect(arrangements(clocks, other, counts, h200)).toEqual([])
+  const [row] = file.measurements.rows
+  if (!row) throw new Error('no row')
+  const measured = placements.map(({ sms, sliceOf }, i) => ({
+    ...row,
+    tokens: 1024,
+    sms,
+    sliceOf,
+    counts,
+    us: 100 + i,
+  }))
+  const steps = arrangedOf([row, ...measured, row])
+  expect(steps).toEqual([
+    { shape: row.shape, tokens: 1024, busiest: 2000, byTilesUs: 100, driftedUs: 101, byBytesUs: 102 },
+  ])
+  expect(calibrationSection('f', { ...file, arranged: steps })).toContain('| 2000 | 100.0 | 101.0 | 102.0 | 0.98 |')
 })

@@ -1,6 +1,6 @@
 /** How a strategy is chosen: least predicted time, kept within hysteresis and dwell, corrected by what was measured. */
 import { describe, expect, test } from 'vitest'
-import { h200 } from '../src/index.js'
+import { costOfLoad, h200 } from '../src/index.js'
 import { resolveOptions } from '../src/options.js'
 import { Chooser } from '../src/scheduling/choice.js'
 import { layerCost, predictUs } from '../src/scheduling/cost.js'
@@ -85,6 +85,28 @@ describe('predictions on an H200', () => {
     // 128 experts of 9.4 MB at 4.65 TB/s
     expect(fused(load)).toBeGreaterThan(258)
     expect(fused(load)).toBeLessThan(300)
+  })
+
+  test('on the device itself it is the kernels’ tiles that cost; a layer of few weights has others', () => {
+    const load = new Array<number>(128).fill(4)
+    const tiled = layerCost({ ...config, device: 'cuda:0' }, h200)
+    const costs = [4, 512, 32768].map((assignments) => costOfLoad(tiled, [assignments]))
+    expect(costs.map(({ tiles }) => tiles?.tile.rows)).toEqual([32, 32, 320])
+    expect(costOfLoad(tiled, [33000])).toBe(costs[2])
+    expect(costs[0]?.tiles?.linears).toEqual([
+      { columns: 1536, written: 768, depth: 2048 },
+      { columns: 2048, written: 2048, depth: 768 },
+    ])
+    // 64 tokens, measured: 272 µs whole, 303 in three slices of 48, 44 and 40.
+    const thirds = Array.from({ length: 128 }, (_, e) => (e < 47 ? 0 : e < 90 ? 1 : 2))
+    const whole = predictUs(tiled, load, { strategy: 'fused', sms: [132], laneOf: [] })
+    const sliced = predictUs(tiled, load, { strategy: 'tiered', sms: [48, 44, 40], laneOf: thirds })
+    expect(Math.abs(whole / 272 - 1)).toBeLessThan(0.1)
+    expect(Math.abs(sliced / 303 - 1)).toBeLessThan(0.1)
+    const small = { ...config, device: 'cuda:0' as const, experts: { ...config.experts, numExperts: 2 } }
+    expect(costOfLoad(layerCost(small, h200), load).tiles).toBeUndefined()
+    const other = { ...h200, name: 'NVIDIA A100-SXM4-80GB' }
+    expect(costOfLoad(layerCost({ ...config, device: 'cuda:0' }, other), load).tiles).toBeUndefined()
   })
 
   test('lanes cost what they are forked for', () => {

@@ -62,7 +62,7 @@ export class Arranger {
     this.#constraints = constraints
     this.#load = load
     this.#made = []
-    this.#work.fill(load, load.length, cost)
+    this.#work.fill(load, load.length, cost, constraints.sms, sliceCount(constraints, load.length))
     this.#laid = null
     this.#stay = null
     if (this.#sliceOf.length < load.length) {
@@ -79,7 +79,9 @@ export class Arranger {
     const { experts, cost } = this.#work
     if (this.#work.largest > nothing) this.#ranking.rank(this.#work)
     else {
-      this.#even.fill(new Float64Array(experts).fill(1), experts, cost)
+      const constraints = this.#bounds
+      const even = new Float64Array(experts).fill(1)
+      this.#even.fill(even, experts, cost, constraints.sms, sliceCount(constraints, experts))
       this.#ranking.rank(this.#even)
     }
     return this.#ranking

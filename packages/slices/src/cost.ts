@@ -13,17 +13,22 @@
  * wait for memory run beside those that compute (`overlap: 'slice'`: bytes and operations of all its experts are added up first, and
  * then joined once). A step ends when its slowest slice has, and not before the memory, which all slices share, has given all bytes:
  *
- *     step = stepUs + perSliceUs · (slices - 1) + perAssignmentUs · Σ_e a_e
+ *     step = stepUs + dividedUs (of several slices) + perSliceUs · (slices - 1) + perAssignmentUs · Σ_e a_e
  *          + max(max_s slice_s, Σ_e bytes(a_e) / bandwidth(all))
  *
  * Two terms more, off unless given, are of several slices at once. Beside each other they ask for more than the memory has (bandwidth(n) is concave),
  * and with `contention` κ each reads 1 + κ · (Σ_s bandwidth(n_s) / bandwidth(all) - 1) times as long. And kernels that find their slice's tiles by
  * walking those of all slices spend `walkUs` · (experts with work) / n.
  *
+ * With `tiles` a slice is timed by its kernels' tiles instead (`tile-cost.ts`).
+ *
  * What a real device's kernels need of this is fitted by `calibrate` and `calibrateRegimes` of the simulator.
  */
-import { checkInteger, checkNumber, checkOneOf, checkOptions } from '@nexus/native'
+import { checkInteger, checkNumber, checkOneOf, checkOptions, describe } from '@nexus/native'
 import { type Curve, type DeviceDescription, interpolate } from './device.js'
+import { join } from './roofline.js'
+import { worthOf } from './tile-cost.js'
+import type { TileModel } from './tile-model.js'
 
 /** The parameters, as data; {@link gatedExpertCost} computes them of a layer's shape, `calibrate` of measurements. */
 export interface CostModel {
@@ -70,6 +75,11 @@ export interface CostModel {
    */
   readonly perSliceUs?: number
   /**
+   * Microseconds that a step in several slices costs besides, however many they are.
+   * @default 0
+   */
+  readonly dividedUs?: number
+  /**
    * Microseconds that each assignment costs outside of the slices: routing and combining on the whole device.
    * @default 0
    */
@@ -84,6 +94,38 @@ export interface CostModel {
    * @default 0
    */
   readonly walkUs?: number
+  /**
+   * The kernels' tiles, by which slices are timed instead of by bytes and operations: see {@link tileCost}, which makes such a model.
+   * @default none
+   */
+  readonly tiles?: TileModel
+}
+
+/** One cost model for all loads, or that of a load by the assignments of a step: kernels are chosen by them, and differ. */
+export type CostByLoad = CostModel | ((assignments: number) => CostModel)
+
+/** @internal @throws TypeError that names what is neither a cost model nor a function that says one */
+export function checkCost<T extends CostByLoad | null>(name: string, cost: T): T {
+  if (typeof cost !== 'object' && typeof cost !== 'function') {
+    throw new TypeError(`${name}: expected a CostModel, or a function that returns one, got ${describe(cost)}`)
+  }
+  return cost
+}
+
+/**
+ * The cost model of a load.
+ * @param load - assignments by expert
+ * @throws TypeError when the function returns something else
+ */
+export function costOfLoad(cost: CostByLoad, load: ArrayLike<number>): CostModel {
+  if (typeof cost !== 'function') return cost
+  let assignments = 0
+  for (let e = 0; e < load.length; e++) assignments += load[e] ?? 0
+  const model = cost(assignments)
+  if (typeof model !== 'object' || model === null) {
+    throw new TypeError(`cost(${assignments}): expected a CostModel, got ${describe(model)}`)
+  }
+  return model
 }
 
 /** The shape of a layer's gated experts: [hiddenDim, inputDim] twice and [outputDim, hiddenDim]. */
@@ -139,22 +181,16 @@ export function expertFlops(cost: CostModel, assignments: number): number {
 /** Microseconds of an expert's work on `sms` SMs, alone. */
 export function predictExpertUs(cost: CostModel, assignments: number, sms: number): number {
   if (assignments <= 0) return 0
+  if (cost.tiles) return worthOf(cost.tiles, true).of(assignments, sms) / sms
   const memory = expertBytes(cost, assignments) / interpolate(cost.bandwidth, sms)
   const arithmetic = expertFlops(cost, assignments) / interpolate(cost.rate, sms)
   return join(memory, arithmetic, cost.exposed ?? 0) * 1e6 + cost.overheadUs * Math.min(1, assignments)
 }
 
-/** @internal The time of memory and arithmetic together. */
-export function join(memory: number, arithmetic: number, exposed: number): number {
-  // Which is more is a toss-up from expert to expert: no branch.
-  return Math.max(memory, arithmetic) + exposed * Math.min(memory, arithmetic)
-}
-
 /** @internal Microseconds of a step outside of its slices. */
 export function outsideUs(cost: CostModel, slices: number, assignments: number): number {
-  return (
-    (cost.stepUs ?? 0) + (cost.perSliceUs ?? 0) * Math.max(0, slices - 1) + (cost.perAssignmentUs ?? 0) * assignments
-  )
+  const divided = slices > 1 ? (cost.dividedUs ?? 0) + (cost.perSliceUs ?? 0) * (slices - 1) : 0
+  return (cost.stepUs ?? 0) + divided + (cost.perAssignmentUs ?? 0) * assignments
 }
 
 /** Where each expert runs, and how many SMs each slice has. */

@@ -6,7 +6,9 @@
 export { type Arrangement, arrange, sliceCount } from './arrange.js'
 export { conformance, situations, type Violation } from './conformance.js'
 export {
+  type CostByLoad,
   type CostModel,
+  costOfLoad,
   expertBytes,
   expertFlops,
   type GatedExpertShape,
@@ -28,6 +30,7 @@ export {
 export { type EnforcerMode, SliceEnforcer, type SliceEnforcerOptions, type SliceEnforcerStats } from './enforcer.js'
 export { SliceAllocationError } from './errors.js'
 export { decide, decisionViolations } from './guard.js'
+export { hopperTile, hopperTiles, type TiledExperts } from './hopper-tiles.js'
 export { SliceManager } from './manager.js'
 export type { SliceManagerOptions, SliceManagerStats } from './manager-options.js'
 export { type PartitionHold, type PartitionSlice, SlicePartition, type SliceStreamOptions } from './partition.js'
@@ -37,3 +40,5 @@ export type { AllocationPolicy, Constraints, CurrentPlacement, Decision, PolicyS
 export { type EnergyPrediction, type PowerModel, predictEnergy } from './power.js'
 export { predictStep } from './predict.js'
 export { auxSlice, type SliceRequest } from './reservations.js'
+export { tileCost } from './tile-cost.js'
+export type { DividedTile, TiledLinear, TileModel, TileShape } from './tile-model.js'

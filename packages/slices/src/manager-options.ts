@@ -1,5 +1,5 @@
 /** What a slice manager is made with, and what it counts. */
-import type { CostModel } from './cost.js'
+import type { CostByLoad } from './cost.js'
 import type { DeviceDescription } from './device.js'
 import type { Enforcer } from './plan.js'
 import type { AllocationPolicy } from './policy.js'
@@ -17,8 +17,11 @@ export interface SliceManagerOptions {
    * @default 3 (hot, warm, cold)
    */
   readonly slices?: number
-  /** @default null (an expert's work is its assignments) */
-  readonly cost?: CostModel | null
+  /**
+   * What experts' work costs; or by the assignments of a step, `(assignments) => CostModel`, which should give the same object for loads of one kind.
+   * @default null (an expert's work is its assignments)
+   */
+  readonly cost?: CostByLoad | null
   /**
    * Steps for which sizes stay once they have changed.
    * @default 8

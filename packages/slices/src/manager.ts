@@ -7,6 +7,7 @@ import { checkInteger, checkNumber, checkOptions, DisposedError, describe } from
 import type { ProfilerSnapshot } from '@nexus/profiler'
 import { predictDecided } from './arrange.js'
 import { budgets } from './budgets.js'
+import { checkCost, costOfLoad } from './cost.js'
 import { checkDevice, type DeviceDescription } from './device.js'
 import { SliceAllocationError } from './errors.js'
 import { type Followed, FollowedStates, known, migrations, type State, sameNumbers } from './follow.js'
@@ -67,7 +68,7 @@ export class SliceManager {
     this.#options = {
       policy,
       slices: checkInteger('options.slices', options.slices ?? 3, 1, 1024),
-      cost: options.cost ?? null,
+      cost: checkCost('options.cost', options.cost ?? null),
       dwellSteps: checkInteger('options.dwellSteps', options.dwellSteps ?? 8, 0),
       hysteresisSms: checkInteger('options.hysteresisSms', options.hysteresisSms ?? 0, 0),
       switchUs: checkNumber('options.switchUs', options.switchUs ?? 3, 0),
@@ -281,7 +282,7 @@ export class SliceManager {
       keptBecause: gated?.keptBecause ?? null,
       slices: budgets(this.device, layout, names.length, next.reserved, enforcements, sliceOf),
       sliceOf,
-      predictedUs: gated && this.#options.cost ? predictDecided(this.#options.cost, snapshot.load, gated) : null,
+      predictedUs: gated && snapshot.cost && predictDecided(snapshot.cost, snapshot.load, gated),
     }
     const since = gated && snapshot.current && gated.movedSms === 0 ? snapshot.current.sinceStep : step
     const current = gated && { sms: gated.sms, sliceOf: gated.sliceOf, sinceStep: since }
@@ -336,6 +337,7 @@ export class SliceManager {
     const { current } = next
     const samePool = current !== null && sameNumbers(pool, next.pool)
     const { step, load, temperatures, forecast } = known(next.profile, pool)
+    const { cost } = this.#options
     return {
       step,
       load,
@@ -351,7 +353,7 @@ export class SliceManager {
         dwellSteps: this.#options.dwellSteps,
         switchUs: this.#options.switchUs,
       },
-      cost: this.#options.cost,
+      cost: cost && costOfLoad(cost, load),
     }
   }
 

@@ -3,8 +3,10 @@
  * once, into arrays that are kept from one load to the next; each layout is then one pass over them. The sums go by the experts'
  * numbers, whoever asks, so that a prediction has the same bits everywhere.
  */
-import { type CostModel, expertFlops, join, outsideUs, type Placement, type StepPrediction } from './cost.js'
+import { type CostModel, expertFlops, outsideUs, type Placement, type StepPrediction } from './cost.js'
 import { interpolate } from './device.js'
+import { join } from './roofline.js'
+import { type TileWorth, worthOf } from './tile-cost.js'
 
 /** What so many SMs do. */
 export interface Speed {
@@ -22,8 +24,10 @@ export interface Speed {
 
 function speedOf(cost: CostModel | null, sms: number): Speed {
   const bandwidth = cost === null ? Number.POSITIVE_INFINITY : interpolate(cost.bandwidth, sms)
-  const perByte = cost === null ? 0 : 1e6 / bandwidth
-  const perFlop = cost === null ? 1 / sms : 1e6 / interpolate(cost.rate, sms)
+  // By tiles an expert's operations are what it is worth on an SM.
+  const byWork = cost === null || cost.tiles !== undefined
+  const perByte = byWork ? 0 : 1e6 / bandwidth
+  const perFlop = byWork ? 1 / sms : 1e6 / interpolate(cost.rate, sms)
   return { bandwidth, perByte, perFlop, boundary: -1, since: 0 }
 }
 
@@ -60,8 +64,10 @@ export class Workload {
   /**
    * Takes a load; the one before is gone.
    * @param experts - how many; those that the load does not have have none
+   * @param sms - that do it, all slices together
+   * @param slices - into how many it may be divided: kernels may have other tiles for several
    */
-  fill(load: ArrayLike<number>, experts: number, cost: CostModel | null): void {
+  fill(load: ArrayLike<number>, experts: number, cost: CostModel | null, sms: number, slices: number): void {
     this.#fills++
     this.experts = experts
     if (this.cost !== cost) {
@@ -86,6 +92,10 @@ export class Workload {
     this.largest = largest
     this.least = least
     if (cost === null) return
+    if (cost.tiles) {
+      this.#fillByTiles(worthOf(cost.tiles, slices > 1), sms)
+      return
+    }
     const { bytes, flops, overheadUs: overhead } = this
     const { weightBytes, assignmentBytes, assignmentFlop, overheadUs, rowTile = 1, extraRows = 0 } = cost
     const plainRows = rowTile === 1 && extraRows === 0
@@ -114,6 +124,18 @@ export class Workload {
     this.#bytesOfAll = bytesOfAll
   }
 
+  #fillByTiles(worth: TileWorth, sms: number): void {
+    const { load, bytes, flops, overheadUs, experts } = this
+    worth.fill(load, experts, flops, sms)
+    bytes.fill(0, 0, experts)
+    overheadUs.fill(0, 0, experts)
+    let assignments = 0
+    for (let e = 0; e < experts; e++) assignments += load[e] ?? 0
+    this.assignments = assignments
+    this.#present = 0
+    this.#bytesOfAll = worth.bytes
+  }
+
   /** What `sms` SMs do; the same object for the same number as long as the load is the same. */
   speed(sms: number): Speed {
     let speed = this.#speeds[sms]
@@ -135,7 +157,7 @@ export class Workload {
   }
 
   #memoryOfAllUs(sms: number): number {
-    return (this.#bytesOfAll * 1e6) / this.speed(sms).bandwidth
+    return (this.#bytesOfAll * 1e6) / (this.cost?.tiles?.memoryBytesPerSecond ?? this.speed(sms).bandwidth)
   }
 
   /** The step when experts are in the slices that `sliceOf` says; it may be longer than there are experts. */
@@ -234,6 +256,8 @@ export class Workload {
   }
 }
 
+const sum = (values: readonly number[]) => values.reduce((total, x) => total + x, 0)
+
 // Calls do not nest: nothing in between is anybody else's code.
 const scratch = new Workload()
 let scratchSliceOf = new Int32Array(0)
@@ -244,7 +268,7 @@ let scratchSliceOf = new Int32Array(0)
  */
 export function predictStep(cost: CostModel | null, load: ArrayLike<number>, placement: Placement): StepPrediction {
   const { sms, sliceOf } = placement
-  scratch.fill(load, sliceOf.length, cost)
+  scratch.fill(load, sliceOf.length, cost, sum(sms), sms.length)
   if (scratchSliceOf.length < sliceOf.length) scratchSliceOf = new Int32Array(sliceOf.length)
   for (let e = 0; e < sliceOf.length; e++) scratchSliceOf[e] = sliceOf[e] ?? 0
   return scratch.predict(sms, scratchSliceOf)

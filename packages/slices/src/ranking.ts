@@ -4,10 +4,10 @@
  * Prefix sums over the ranking make a slice's time a matter of one subtraction: the hotter an expert, the more it computes for each byte, so within
  * a slice those bound by arithmetic come before those bound by memory. A slice's time never falls with one expert more, and cuts are found by it.
  */
-import { join } from './cost.js'
 import type { Constraints } from './policy.js'
 import type { Speed, Workload } from './predict.js'
 import { Ranker } from './rank.js'
+import { join } from './roofline.js'
 
 /** Numbers of one place in the prefix sums; the last is not used. */
 const stride = 4

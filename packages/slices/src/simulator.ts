@@ -3,6 +3,8 @@
  * cost model by step times that were measured on one.
  * @packageDocumentation
  */
+
+export { hopperTile } from './hopper-tiles.js'
 export { type Agreement, agreement, predictRow, type RowAgreement } from './simulator/agreement.js'
 export {
   type CalibrateOptions,
@@ -29,13 +31,12 @@ export {
 export { type SimulateOptions, type SimulationResult, simulate, simulateAll } from './simulator/simulate.js'
 export {
   calibrateTiles,
-  hopperTile,
   type TileCalibration,
   type TileParameters,
   type TileRegime,
   tilesFor,
 } from './simulator/tile-regimes.js'
-export { type DividedTile, predictTiles, type TiledLinear, type TileModel, type TileShape } from './simulator/tiles.js'
+export { predictTiles } from './simulator/tiles.js'
 export {
   recordedTrace,
   syntheticTrace,
@@ -44,3 +45,4 @@ export {
   type TraceOptions,
   traceKinds,
 } from './simulator/traces.js'
+export type { DividedTile, TiledLinear, TileModel, TileShape } from './tile-model.js'

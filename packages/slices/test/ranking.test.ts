@@ -9,10 +9,12 @@ import {
   policies,
   predictStep,
   SliceManager,
+  tileCost,
 } from '../src/index.js'
 import { Workload } from '../src/predict.js'
 import { Ranker } from '../src/rank.js'
 import { Ranking } from '../src/ranking.js'
+import { h200Tiles } from './support/h200-tiles.js'
 
 const cost = gatedExpertCost(h200, { inputDim: 2048, hiddenDim: 768 })
 const models: readonly (CostModel | null)[] = [
@@ -21,6 +23,7 @@ const models: readonly (CostModel | null)[] = [
   { ...cost, overlap: 'slice' },
   { ...cost, exposed: 0.4, rowTile: 64, extraRows: 8 },
   { ...cost, overlap: 'slice', exposed: 0.4, contention: 0.3, walkUs: 20, stepUs: 9, perSliceUs: 2 },
+  tileCost(h200Tiles),
 ]
 
 /** Loads as they come: even, in small whole numbers with many equal ones, spread over octaves, none at all for some. */
@@ -37,7 +40,7 @@ const some = loads.filter((load) => load.some((a) => a > 0))
 
 function filled(load: readonly number[], model: CostModel | null): Workload {
   const work = new Workload()
-  work.fill(load, load.length, model)
+  work.fill(load, load.length, model, 132, 3)
   return work
 }
 

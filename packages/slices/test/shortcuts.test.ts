@@ -12,7 +12,9 @@ import {
   h200,
   type PolicySnapshot,
   policies,
+  tileCost,
 } from '../src/index.js'
+import { h200Tiles } from './support/h200-tiles.js'
 
 const leastGain = 0.005
 
@@ -37,11 +39,21 @@ function worked({ load, current, constraints, cost, step }: PolicySnapshot): Dec
   return { ...arranger.placement(sooner ? resized : kept), reason: `${what} for ${basis}: ${gain} % sooner` }
 }
 
+/** A memory with so many times less to give is the limit oftener. */
+const byTiles = (part: number) =>
+  tileCost({ ...h200Tiles, memoryBytesPerSecond: part * h200Tiles.memoryBytesPerSecond })
+
 const costs: readonly (CostModel | null)[] = [1, 0.02].flatMap((weights) => {
   const plain = gatedExpertCost(h200, { inputDim: 2048, hiddenDim: 768 })
   const model = { ...plain, weightBytes: plain.weightBytes * weights }
   const others = { stepUs: 9, perSliceUs: 2, perAssignmentUs: 1e-3, exposed: 0.2, rowTile: 64 }
-  return [model, { ...model, overlap: 'slice' as const }, { ...model, ...others, contention: 0.2, walkUs: 0.3 }, null]
+  return [
+    model,
+    { ...model, overlap: 'slice' as const },
+    { ...model, ...others, contention: 0.2, walkUs: 0.3 },
+    byTiles(weights),
+    null,
+  ]
 })
 
 describe('adaptive', () => {

@@ -26,7 +26,7 @@ const bare: TileModel = {
   exposed: 0,
   tileUs: 0,
   stepUs: 0,
-  perSliceUs: 0,
+  dividedUs: 0,
 }
 const us = (model: TileModel, counts: number[], placement = one) => predictTiles(model, counts, placement).stepUs
 /** 2 · 64 · 100 · 10 operations. */
@@ -140,7 +140,7 @@ describe('a step tile by tile', () => {
   test('slices: the slowest ends the step, and each but the first is forked', () => {
     const two = { sms: [4, 4], sliceOf: [0, 1] }
     expect(predictTiles(bare, [64, 32], two)).toEqual({ stepUs: 2 * fullTile, sliceUs: [2 * fullTile, fullTile] })
-    expect(us({ ...bare, perSliceUs: 5 }, [64, 32], two)).toBeCloseTo(2 * fullTile + 5, 9)
+    expect(us({ ...bare, dividedUs: 5 }, [64, 32], two)).toBeCloseTo(2 * fullTile + 5, 9)
     expect(predictTiles(bare, [64, 0], two).sliceUs).toEqual([2 * fullTile, 0])
   })
   test('slices meet at the memory, as long as they run', () => {
@@ -215,7 +215,7 @@ const device: TileModel = {
   exposed: 0.2,
   tileUs: 1.5,
   stepUs: 12,
-  perSliceUs: 3,
+  dividedUs: 3,
   combineBytesPerSecond: 110e9,
 }
 

@@ -1,4 +1,5 @@
 /** What the commands have in common: checked arguments, and where results go. */
+import { readFileSync } from 'node:fs'
 import type { ArgsDef } from 'citty'
 import { resultText, writeWhole } from '../result-file.js'
 
@@ -43,6 +44,15 @@ export function oneOf<T extends string>(name: string, text: string, words: reado
   const found = words.find((word) => word === text)
   if (found === undefined) throw new RangeError(`--${name}: '${text}' is not one of ${words.join(', ')}`)
   return found
+}
+
+/** A file of JSON that an option names. */
+export function readJson(option: string, path: string): unknown {
+  try {
+    return JSON.parse(readFileSync(path, 'utf8'))
+  } catch (error) {
+    throw new RangeError(`--${option}: ${path}: ${error instanceof Error ? error.message : String(error)}`)
+  }
 }
 
 export const progress = (line: string): void => {

@@ -1,8 +1,7 @@
 /** `nexus-bench calibration` */
-import { readFileSync } from 'node:fs'
 import { defineCommand } from 'citty'
 import { parseShape } from '../shapes.js'
-import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress } from './arguments.js'
+import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress, readJson } from './arguments.js'
 
 const args = {
   shapes: { type: 'string', description: 'shapes, by commas', default: 'qwen3-30b-a3b,olmoe-1b-7b' },
@@ -12,6 +11,11 @@ const args = {
     type: 'string',
     description: 'parts of the device that the first slice has, by commas',
     default: '0.18,0.3,0.42,0.55,0.67,0.79',
+  },
+  arranged: {
+    type: 'string',
+    description: 'measure three slices as well, as policies arrange them by what was fitted to this result file',
+    valueHint: 'FILE',
   },
   samples: { type: 'string', description: 'steps that each median is of', default: '100' },
   'measure-only': {
@@ -39,14 +43,6 @@ export const details =
   '\n\nTry: nexus-bench calibration --shapes olmoe-1b-7b --tokens 64 --samples 100' +
   '\n     nexus-bench calibration --from apps/bench/results/h200-calibration.json'
 
-function read(option: string, path: string): unknown {
-  try {
-    return JSON.parse(readFileSync(path, 'utf8'))
-  } catch (error) {
-    throw new RangeError(`--${option}: ${path}: ${error instanceof Error ? error.message : String(error)}`)
-  }
-}
-
 export default defineCommand({
   meta: { name: 'calibration', description: 'Step times by shape, load and layout, and models fitted to them' },
   args,
@@ -57,27 +53,31 @@ export default defineCommand({
         import('../sections/calibration.js'),
         import('@nexus/slices'),
       ])
-      const other = given.unseen === undefined ? undefined : read('unseen', given.unseen)
-      const result = refit(read('from', given.from), h200, progress, other)
+      const other = given.unseen === undefined ? undefined : readJson('unseen', given.unseen)
+      const result = refit(readJson('from', given.from), h200, progress, other)
       return deliver(result, given, () => calibrationSection('calibration', result))
     }
     if (given.unseen !== undefined) throw new RangeError('--unseen: needs --from')
     const parts = numbers('parts', given.parts, true)
     for (const part of parts) if (part >= 1) throw new RangeError(`--parts: ${part} is not below 1`)
+    const shapes = given.shapes.split(',').map(parseShape)
+    const [{ calibrationBench, checkedFile }, { clocksOf }, { calibrationSection }] = await Promise.all([
+      import('../scheduling/calibration.js'),
+      import('../scheduling/clocks.js'),
+      import('../sections/calibration.js'),
+    ])
+    const names = shapes.map(({ name }) => name)
     const options = {
       device: checkedDevice(given.device),
-      shapes: given.shapes.split(',').map(parseShape),
+      shapes,
       tokens: numbers('tokens', given.tokens),
       skews: given.skews.split(',').map((text) => (Number(text) === 0 ? 0 : number('skews', text, true))),
       parts,
+      arranged: given.arranged === undefined ? [] : clocksOf(checkedFile(readJson('arranged', given.arranged)), names),
       samples: number('samples', given.samples),
       fit: given['measure-only'] !== true,
       onProgress: progress,
     }
-    const [{ calibrationBench }, { calibrationSection }] = await Promise.all([
-      import('../scheduling/calibration.js'),
-      import('../sections/calibration.js'),
-    ])
     const result = await calibrationBench(options)
     deliver(result, given, () => calibrationSection('calibration', result))
   },

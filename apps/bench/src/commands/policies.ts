@@ -1,7 +1,7 @@
 /** `nexus-bench policies` */
 import { defineCommand } from 'citty'
-import { tracesFolder } from '../paths.js'
-import { deliver, number, outputArgs, progress, seed } from './arguments.js'
+import { calibrationFile, tracesFolder } from '../paths.js'
+import { deliver, number, outputArgs, progress, readJson, seed } from './arguments.js'
 
 const args = {
   seeds: { type: 'string', description: 'how many seeds the synthetic traces have', default: '20' },
@@ -9,6 +9,12 @@ const args = {
     type: 'string',
     description: 'the first of them; policies were tuned on none from 9001 on',
     default: '9001',
+  },
+  clock: {
+    type: 'string',
+    description:
+      "measured steps by which time goes: a result file of 'calibration' (default: apps/bench/results/h200-calibration.json)",
+    valueHint: 'FILE',
   },
   traces: {
     type: 'string',
@@ -26,7 +32,7 @@ const args = {
 
 /** What `--help` says below the options. */
 export const details =
-  'Which policy follows change? Every policy of @nexus/slices through synthetic and recorded routing traces, in simulated time: makespan against ' +
+  'Which policy follows change? Every policy of @nexus/slices through synthetic and recorded routing traces, in time simulated by what steps took on a device: makespan against ' +
   'an oracle that knows each step, regret, and how much is moved, with 95 % intervals. Needs no GPU. ' +
   '\n\nTry: nexus-bench policies --seeds 4 --recordings 1'
 
@@ -49,6 +55,7 @@ export default defineCommand({
     const traces = folder === 'none' ? [] : readTraces(folder)
     if (folder !== 'none' && traces.length === 0) throw new RangeError(`--traces: no recorded traces in ${folder}`)
     const result = await policiesBench({
+      calibration: readJson('clock', given.clock ?? calibrationFile),
       seeds: Array.from({ length: count }, (_, i) => first + i),
       traces,
       recordings,

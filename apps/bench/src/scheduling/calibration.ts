@@ -8,6 +8,7 @@ import {
   describeDevice,
   Event,
   MoELayer,
+  type Placement,
   SlicePartition,
   Stream,
   Tensor,
@@ -23,6 +24,8 @@ import { type Environment, environment } from '../environment.js'
 import { layerOptions, usualDtype } from '../layer-options.js'
 import { cellLogits } from '../random.js'
 import type { Shape } from '../shapes.js'
+import { type ArrangedStep, arrangedOf, arrangements } from './arranged.js'
+import type { Clock } from './clocks.js'
 import { type CalibrationFit, fitsOf } from './fits.js'
 import { medianInterval, quantile } from './statistics.js'
 import { type UnseenSteps, unseenOf } from './unseen.js'
@@ -34,6 +37,8 @@ export interface CalibrationOptions {
   readonly skews: readonly number[]
   /** Parts of the device that one slice has, for a whole step in it. */
   readonly parts: readonly number[]
+  /** Clocks by which loads are also arranged in three slices, as policies do it; none is fine. */
+  readonly arranged: readonly Clock[]
   readonly samples: number
   /** Whether cost models are fitted to what was measured, which takes a minute; they can be later ({@link refit}). */
   readonly fit: boolean
@@ -46,8 +51,9 @@ export interface CalibrationResult {
   readonly environment: Environment
   readonly measurements: StepMeasurements
   readonly fits: readonly CalibrationFit[]
-  /** Of another file's steps. */
+  /** Of another file's steps; and what of them are loads that were arranged by different models. */
   readonly unseen?: readonly UnseenSteps[]
+  readonly arranged?: readonly ArrangedStep[]
 }
 
 /** A policy that says what it is told to: for measuring one layout. */
@@ -100,7 +106,8 @@ export async function calibrationBench(options: CalibrationOptions): Promise<Cal
   }
 }
 
-function checkedFile(file: unknown): CalibrationResult {
+/** @throws TypeError or RangeError that says what is wrong with a file of `bench calibration` */
+export function checkedFile(file: unknown): CalibrationResult {
   const result = file as CalibrationResult | null
   if (typeof result !== 'object' || result === null || result.kind !== 'calibration') {
     throw new TypeError("expected a result file of kind 'calibration'")
@@ -120,19 +127,20 @@ export function refit(
   onProgress: (line: string) => void,
   other?: unknown,
 ): CalibrationResult {
-  const { unseen: _, ...result } = checkedFile(file)
+  const { unseen: _, arranged: __, ...result } = checkedFile(file)
   const { measurements } = result
   const against = other === undefined ? null : checkedFile(other).measurements
-  const unseen = against && { unseen: unseenOf(measurements, against, device) }
+  const unseen = against && { unseen: unseenOf(measurements, against, device), arranged: arrangedOf(against.rows) }
   return { ...result, fits: fitsOf(measurements, device, onProgress), ...unseen }
 }
 
 async function measureShape(
   shape: Shape,
   options: CalibrationOptions,
-  { sms, granularity, minSms }: DeviceDescription,
+  description: DeviceDescription,
   rows: StepMeasurement[],
 ): Promise<void> {
+  const { sms, granularity, minSms } = description
   const { device, samples, onProgress } = options
   const dtype = usualDtype(device)
   const common = { ...layerOptions(shape, device, dtype), graphs: { captureAfter: 1 } } as const
@@ -166,6 +174,17 @@ async function measureShape(
           })
         }
         const stream = Stream.default(device)
+        const sliced = async ({ sms, sliceOf }: Placement) => {
+          const layer = await MoELayer.create({
+            ...common,
+            weights: { router, experts },
+            strategy: 'tiered',
+            slices: { policy: given(sms, sliceOf) },
+          })
+          await add({ strategy: 'tiered', sms, sliceOf }, stream, () => layer.enqueue(x, { logits, out }))
+          await stream.synchronize()
+          layer.dispose()
+        }
         await add({ strategy: 'fused', sms: [sms], sliceOf: null }, stream, () => fused.enqueue(x, { logits, out }))
         for (const part of options.parts) {
           const n = Math.min(sms - minSms, Math.max(minSms, Math.round((sms * part) / granularity) * granularity))
@@ -177,18 +196,10 @@ async function measureShape(
           await add({ strategy: 'fused', sms: [n], sliceOf: null }, slice, () => {
             fused[tenant](slice, x, { logits, out })
           })
-          const sliceOf = twoSlices(counts, part)
-          const layer = await MoELayer.create({
-            ...common,
-            weights: { router, experts },
-            strategy: 'tiered',
-            slices: { policy: given([n, sms - n], sliceOf) },
-          })
-          await add({ strategy: 'tiered', sms: [n, sms - n], sliceOf }, stream, () => layer.enqueue(x, { logits, out }))
-          await stream.synchronize()
-          layer.dispose()
           partition.dispose()
+          await sliced({ sms: [n, sms - n], sliceOf: twoSlices(counts, part) })
         }
+        for (const placement of arrangements(options.arranged, shape, counts, description)) await sliced(placement)
         for (const each of [logits, x, out]) each.dispose()
       }
       onProgress(`${shape.name} ${tokens} tokens: ${rows.length} rows`)

@@ -5,12 +5,14 @@
  * queue does not fill. What profiling and metering cost is device time, in interleaved pairs of a bare and a watched layer with the same weights.
  */
 import {
+  type CostByLoad,
   combine,
   describeDevice,
   Event,
   ExpertProfiler,
   Graph,
   gatedExpertCost,
+  hopperTiles,
   MoELayer,
   policies,
   Router,
@@ -18,6 +20,7 @@ import {
   SliceManager,
   Stream,
   Tensor,
+  tileCost,
 } from '@nexus/core'
 import { type Environment, environment } from '../environment.js'
 import { layerOptions, usualDtype } from '../layer-options.js'
@@ -110,21 +113,31 @@ function profileOf(numExperts: number, seed: number) {
   return profiler.snapshot()
 }
 
-function decisions(numExperts: number): HostCost {
+/** By what is moved and computed, and by the kernels' tiles: of experts of 2048 × 768. */
+function decisions(numExperts: number): HostCost[] {
   const device = describeDevice('auto')
-  const manager = new SliceManager({
-    device,
+  const models = hopperTiles(device, {
     numExperts,
-    cost: gatedExpertCost(device, { inputDim: 2048, hiddenDim: 768 }),
-    dwellSteps: 0,
+    linears: [
+      { columns: 1536, written: 768, depth: 2048 },
+      { columns: 2048, written: 2048, depth: 768 },
+    ],
   })
+  return [
+    decision(numExperts, gatedExpertCost(device, { inputDim: 2048, hiddenDim: 768 }), 'adaptive, checked, as a plan'),
+    decision(numExperts, (assignments) => tileCost(models(assignments)), 'the same by tiles, as on Hopper'),
+  ]
+}
+
+function decision(numExperts: number, by: CostByLoad, how: string): HostCost {
+  const manager = new SliceManager({ device: describeDevice('auto'), numExperts, cost: by, dwellSteps: 0 })
   const profiles = Array.from({ length: 16 }, (_, i) => profileOf(numExperts, i + 1))
   const times = each(2000, (i) => {
     const profile = profiles[i % profiles.length]
     if (profile) manager.update(profile)
   })
   manager.dispose()
-  return cost(`a policy decision for ${numExperts} experts (adaptive, checked, as a plan)`, times, 50)
+  return cost(`a policy decision for ${numExperts} experts (${how})`, times, 50)
 }
 
 /** Going back and forth between layouts that are built. */
@@ -164,7 +177,7 @@ async function queueing(batches: number, batch: number, stream: Stream, call: ()
 
 export async function controlBench(options: ControlOptions): Promise<ControlResult> {
   const { device, shape, tokens, pairs, onProgress } = options
-  const host: HostCost[] = [decisions(256), switches()]
+  const host: HostCost[] = [...decisions(256), switches()]
   const small: Shape = { name: 'seed-small', hidden: 512, inter: 1024, experts: 8, topK: 2 }
   const stream = Stream.default(device)
   const [logitsHost] = cellLogits(64, small.experts, 1, 0, 1)

@@ -15,9 +15,13 @@ import {
 } from '@nexus/slices/simulator'
 import { type Environment, environment } from '../environment.js'
 import { type TraceFile, traceOf } from '../recording/trace-file.js'
+import { checkedFile } from './calibration.js'
+import { type Clock, clocksOf, simulatedBy } from './clocks.js'
 import { recordTrace } from './record.js'
 
 export interface PoliciesOptions {
+  /** A result file of `bench calibration`, by whose steps time goes. */
+  readonly calibration: unknown
   /** Seeds of the synthetic traces. */
   readonly seeds: readonly number[]
   /** Recorded traces; none is fine. */
@@ -51,6 +55,8 @@ export interface PolicyTable {
   readonly title: string
   readonly recorded: boolean
   readonly numExperts: string
+  /** Whose clock. */
+  readonly shape: string
   readonly runs: number
   readonly rows: readonly PolicyRow[]
 }
@@ -61,6 +67,7 @@ export interface PoliciesResult {
   readonly environment: Environment
   readonly seeds: readonly number[]
   readonly recordings: number
+  readonly clocks: readonly Clock[]
   readonly tables: readonly PolicyTable[]
   /** What each recorded trace is. */
   readonly traces: readonly {
@@ -80,53 +87,64 @@ const list: readonly AllocationPolicy[] = [
 
 const some: readonly TraceKind[] = ['stationary', 'periodic', 'gradual', 'flash-crowd']
 
-/** Loads on both sides of the roofline. */
+/** Loads on both sides of the roofline; shapes that were measured, with their own numbers of experts. */
 const synthetic = [
   {
-    title: '64 experts, 65536 assignments a step: mostly bound by arithmetic',
+    title: '64 experts, 32768 assignments a step: bound by arithmetic',
+    shape: 'olmoe-1b-7b',
     kinds: traceKinds,
     numExperts: 64,
-    assignments: 65536,
+    assignments: 32768,
   },
   {
     title: '128 experts, 32768 assignments a step: hot experts bound by arithmetic, cold ones by memory',
+    shape: 'qwen3-30b-a3b',
     kinds: some,
     numExperts: 128,
     assignments: 32768,
   },
   {
     title: '128 experts, 8192 assignments a step: bound by memory',
+    shape: 'qwen3-30b-a3b',
     kinds: some,
     numExperts: 128,
     assignments: 8192,
   },
 ] as const
+/** Recorded steps are timed as this shape's. */
+const recordedShape = 'qwen3-30b-a3b'
 
 // A turn of the event loop, in which a signal is heard.
 const breathe = () => new Promise<void>((resolve) => setImmediate(resolve))
 
 export async function policiesBench(options: PoliciesOptions): Promise<PoliciesResult> {
-  const { seeds, traces, recordings, onProgress } = options
+  const { calibration, seeds, traces, recordings, onProgress } = options
+  const clocks = clocksOf(checkedFile(calibration), [
+    ...new Set([...synthetic.map(({ shape }) => shape), recordedShape]),
+  ])
+  const by = (shape: string) => simulatedBy(clockOf(clocks, shape))
   const tables: PolicyTable[] = []
-  for (const { title, kinds, numExperts, assignments } of synthetic) {
+  for (const { title, shape, kinds, numExperts, assignments } of synthetic) {
+    const time = by(shape)
     const rows: PolicyRow[] = []
     for (const kind of kinds) {
       const runs: SimulationResult[][] = []
       for (const seed of seeds) {
-        runs.push(simulateAll(list, syntheticTrace({ kind, seed, numExperts, assignments })))
+        runs.push(simulateAll(list, syntheticTrace({ kind, seed, numExperts, assignments }), time))
         await breathe()
       }
       rows.push(...rowsOf(kind, runs))
       onProgress(`${numExperts} experts, ${assignments} assignments, ${kind}: ${summary(rows)}`)
     }
-    tables.push({ title, recorded: false, numExperts: String(numExperts), runs: seeds.length, rows })
+    tables.push({ title, recorded: false, numExperts: String(numExperts), shape, runs: seeds.length, rows })
   }
   if (traces.length > 0) {
+    const time = by(recordedShape)
     const rows: PolicyRow[] = []
     for (const file of traces) {
       const runs: SimulationResult[][] = []
       for (let again = 0; again < recordings; again++) {
-        runs.push(simulateAll(list, await recording(file, again)))
+        runs.push(simulateAll(list, await recording(file, again), time))
         await breathe()
       }
       rows.push(...rowsOf(file.name, runs))
@@ -137,6 +155,7 @@ export async function policiesBench(options: PoliciesOptions): Promise<PoliciesR
       title: 'Recorded from layers',
       recorded: true,
       numExperts: experts.join(', '),
+      shape: recordedShape,
       runs: recordings,
       rows,
     })
@@ -144,14 +163,21 @@ export async function policiesBench(options: PoliciesOptions): Promise<PoliciesR
   return {
     kind: 'policies',
     what:
-      'policies through routing traces, simulated: an H200 of 132 SMs in three slices, experts of 2048 × 768 in bf16, decisions every 8 steps, ' +
-      'the first 256 steps only profiled; the oracle arranges each step anew, knowing its counts, and pays for no change',
+      `policies through routing traces, in time simulated by measured steps (${clocks[0]?.device ?? 'none'}), in three slices, decisions every 8 ` +
+      'steps, the first 256 steps only profiled; the oracle arranges each step anew, knowing its counts, and pays for no change',
     environment: environment('cpu'),
     seeds,
     recordings,
+    clocks,
     tables,
     traces: traces.map(({ name, layer, drift, device }) => ({ name, layer, drift, device })),
   }
+}
+
+export function clockOf(clocks: readonly Clock[], shape: string): Clock {
+  const clock = clocks.find((each) => each.shape === shape)
+  if (!clock) throw new RangeError(`no clock of ${shape}`)
+  return clock
 }
 
 /** The file's counts, and then the same layer and drift by other seeds. */
@@ -196,5 +222,5 @@ export function rowsOf(trace: string, runs: readonly (readonly SimulationResult[
 const summary = (rows: readonly PolicyRow[]) =>
   rows
     .slice(-list.length)
-    .map(({ policy, regret }) => `${policy} +${(100 * regret.mean).toFixed(1)} %`)
+    .map(({ policy, regret }) => `${policy} ${regret.mean < 0 ? '' : '+'}${(100 * regret.mean).toFixed(1)} %`)
     .join(', ')

@@ -1,5 +1,6 @@
 /** A file of `bench calibration` as a section. */
 import { percent, table } from '../markdown.js'
+import type { ArrangedStep } from '../scheduling/arranged.js'
 import type { CalibrationResult } from '../scheduling/calibration.js'
 import type { CalibrationFit, FitErrors, WorstRow } from '../scheduling/fits.js'
 import type { UnseenSteps } from '../scheduling/unseen.js'
@@ -65,8 +66,36 @@ function unseenTable(unseen: readonly UnseenSteps[]): string {
   return table(['shape', 'tokens', 'new steps', ...columns], body, 2)
 }
 
+/** Ratios of the steps' times: below 1 the first is sooner. */
+function arrangedTable(steps: readonly ArrangedStep[]): string {
+  const body = steps.map(({ shape, tokens, busiest, byTilesUs, driftedUs, byBytesUs }) => [
+    ...[shape, String(tokens), String(busiest)],
+    ...[byTilesUs, driftedUs, byBytesUs].map((us) => us.toFixed(1)),
+    (byTilesUs / byBytesUs).toFixed(2),
+  ])
+  const columns = [
+    'rows of the busiest',
+    'by tiles, us',
+    'by the tiles of a drifted load',
+    'by bytes, us',
+    'tiles / bytes',
+  ]
+  return table(['shape', 'tokens', ...columns], body, 2)
+}
+
+const arrangedText = (steps: readonly ArrangedStep[]): string => `
+Three slices as policies arrange them, on the device: by the kernels' tiles, which are the default there, and by bytes and operations (\`gatedExpertCost\`).
+In the geometric mean steps arranged by tiles take ${Math.exp(
+  steps.reduce((sum, { byTilesUs, byBytesUs }) => sum + Math.log(byTilesUs / byBytesUs), 0) / steps.length,
+).toFixed(
+  3,
+)} of the others' time, at best ${Math.min(...steps.map((s) => s.byTilesUs / s.byBytesUs)).toFixed(2)}, at worst ${Math.max(...steps.map((s) => s.byTilesUs / s.byBytesUs)).toFixed(2)}:
+
+${arrangedTable(steps)}
+`
+
 export function calibrationSection(file: string, result: CalibrationResult): string {
-  const { fits, measurements, unseen } = result
+  const { fits, measurements, unseen, arranged = [] } = result
   const body = fits.flatMap((fit) => {
     const own = measurements.rows.filter((row) => row.shape === fit.shape)
     const tokens = [...new Set(own.map((row) => row.tokens))].join(', ')
@@ -87,7 +116,7 @@ the simulator's clock:
 
 ${regimeTable(fits, 'tiles')}
 
-The closed form, by which policies decide:
+The closed form of bytes and operations:
 
 ${regimeTable(fits, 'cost')}
 `
@@ -95,5 +124,5 @@ ${regimeTable(fits, 'cost')}
 ${verdict(result)}
 
 ${table(columns, body, 2)}
-${fits.some(({ tiles }) => tiles.regimes.length > 0) ? byRegime : ''}${unseen === undefined ? '' : another(unseen)}`
+${fits.some(({ tiles }) => tiles.regimes.length > 0) ? byRegime : ''}${unseen === undefined ? '' : another(unseen)}${arranged.length === 0 ? '' : arrangedText(arranged)}`
 }

@@ -6,7 +6,14 @@
 import { tokenBucket } from '@nexus/graphs'
 import { ExpertProfiler, type ProfilerSnapshot } from '@nexus/profiler'
 import { CountRing } from '@nexus/profiler/native'
-import { type CostModel, type DeviceDescription, describeDevice, type Plan, predictExpertUs } from '@nexus/slices'
+import {
+  type CostByLoad,
+  costOfLoad,
+  type DeviceDescription,
+  describeDevice,
+  type Plan,
+  predictExpertUs,
+} from '@nexus/slices'
 import { assignments, StreamPool } from '@nexus/streams'
 import type { LayerConfig } from '../options.js'
 import { Chooser } from './choice.js'
@@ -53,7 +60,7 @@ export class Controller {
   readonly trials: Trials | null
   readonly failures = new Failures()
   readonly device: DeviceDescription
-  readonly #cost: CostModel
+  readonly #cost: CostByLoad
   readonly #config: LayerConfig
   readonly #strategy: Scheduling['strategy']
   readonly #enforcement: 'auto' | 'hardware' | 'cooperative' | null
@@ -263,8 +270,10 @@ export class Controller {
       if (allowed('tiered') && hardware) ways.push(tieredWay(slices, this.#config.shared !== null))
     }
     if (allowed('streams') && this.streams !== null) {
+      const each = sms / this.streams.count
+      const cost = load && costOfLoad(this.#cost, load)
       const costs = Array.from({ length: this.#config.rule.numExperts }, (_, e) =>
-        load === null ? 1 : predictExpertUs(this.#cost, load[e] ?? 0, sms / (this.streams?.count ?? 1)),
+        cost === null ? 1 : predictExpertUs(cost, load?.[e] ?? 0, each),
       )
       ways.push(streamsWay(this.streams, costs, sms))
     }

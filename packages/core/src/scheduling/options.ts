@@ -5,7 +5,7 @@
 import { EnergyMonitor } from '@nexus/energy'
 import { checkInteger, checkOneOf, checkOptions, describe } from '@nexus/native'
 import { type ExpertProfilerOptions, profilerOptionKeys } from '@nexus/profiler'
-import { type AllocationPolicy, type CostModel, SliceManager } from '@nexus/slices'
+import { type AllocationPolicy, type CostByLoad, SliceManager } from '@nexus/slices'
 import type { AssignmentStrategy } from '@nexus/streams'
 
 /**
@@ -25,8 +25,11 @@ export interface LayerSliceOptions {
   readonly total?: number
   /** Who decides. Not beside `manager`. @default policies.adaptive() */
   readonly policy?: AllocationPolicy
-  /** What an expert's work costs, such as one fitted by `calibrate` of the simulator. @default by the layer's shape and the device */
-  readonly cost?: CostModel
+  /**
+   * What an expert's work costs, such as one fitted by `calibrate` of the simulator; or by the assignments of a step, as `tileCost` of what
+   * `calibrateTiles` found. @default by the layer's shape and the device
+   */
+  readonly cost?: CostByLoad
   /**
    * A manager of one's own, for as many experts; layers may share one. It is fed with the load of the first of them, and all follow its
    * plan. The layer does not dispose of it. @default one that the layer makes
@@ -108,7 +111,7 @@ export interface Scheduling {
   readonly slices: {
     readonly total: number | null
     readonly policy: AllocationPolicy | null
-    readonly cost: CostModel | null
+    readonly cost: CostByLoad | null
     readonly manager: SliceManager | null
     readonly enforcement: 'auto' | 'hardware' | 'cooperative'
     readonly count: number
@@ -208,8 +211,8 @@ function resolveSlices(options: SchedulingOptions, implied: boolean) {
   if (policy !== null && typeof policy?.decide !== 'function') {
     throw new TypeError(`slices.policy: expected an AllocationPolicy, got ${describe(policy)}`)
   }
-  if (cost !== null && typeof cost !== 'object')
-    throw new TypeError(`slices.cost: expected a CostModel, got ${describe(cost)}`)
+  if (cost !== null && typeof cost !== 'object' && typeof cost !== 'function')
+    throw new TypeError(`slices.cost: expected a CostModel, or a function that returns one, got ${describe(cost)}`)
   if (manager !== null && !(manager instanceof SliceManager)) {
     throw new TypeError(`slices.manager: expected a SliceManager, got ${describe(manager)}`)
   }

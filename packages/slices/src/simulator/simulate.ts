@@ -6,13 +6,21 @@
 import { checkInteger, checkNumber, checkOptions } from '@nexus/native'
 import { ExpertProfiler, type ExpertProfilerOptions } from '@nexus/profiler'
 import { arrange } from '../arrange.js'
-import { type CostModel, gatedExpertCost, type Placement, type StepPrediction } from '../cost.js'
+import {
+  type CostByLoad,
+  type CostModel,
+  costOfLoad,
+  gatedExpertCost,
+  type Placement,
+  type StepPrediction,
+} from '../cost.js'
 import { checkDevice, type DeviceDescription, h200 } from '../device.js'
 import { gate } from '../gate.js'
 import { decide } from '../guard.js'
 import type { AllocationPolicy, Constraints, CurrentPlacement, PolicySnapshot } from '../policy.js'
 import { predictStep } from '../predict.js'
-import { predictTiles, type TileModel } from './tiles.js'
+import type { TileModel } from '../tile-model.js'
+import { predictTiles } from './tiles.js'
 import type { Trace } from './traces.js'
 
 /** Options of {@link simulate}. */
@@ -23,7 +31,7 @@ export interface SimulateOptions {
    * One for all steps, or by the assignments of a step (a decision: of the mean step that the profiler knows).
    * @default that of gated experts 2048 × 768 (Qwen3-30B-A3B) on the device
    */
-  readonly cost?: CostModel | ((assignments: number) => CostModel)
+  readonly cost?: CostByLoad
   /**
    * What says how long steps take, where that is not the cost model by which policies and the oracle arrange them: steps tile by tile. One
    * for all steps, or by the assignments of a step.
@@ -122,7 +130,7 @@ export function simulateAll(
   checkOptions('options', options, optionKeys)
   const device = checkDevice('options.device', options?.device ?? h200)
   const given = options?.cost ?? gatedExpertCost(device, { inputDim: 2048, hiddenDim: 768 })
-  const costOf = (load: ArrayLike<number>) => (typeof given === 'function' ? given(sum(load)) : given)
+  const costOf = (load: ArrayLike<number>) => costOfLoad(given, load)
   const clock = options?.clock
   const timed: Timer = (counts, placement, cost) => {
     if (clock === undefined) return predictStep(cost, counts, placement)

@@ -1,16 +1,12 @@
 /** How long a step's tiles take (`tiles.ts`): slices in motion, side by side, which meet at the memory. */
-import { join, type StepPrediction } from '../cost.js'
+import type { StepPrediction } from '../cost.js'
 import { interpolate } from '../device.js'
-import type { StepTiles, TileList, TileModel } from './tiles.js'
+import { join, slowed } from '../roofline.js'
+import type { TileModel } from '../tile-model.js'
+import type { StepTiles, TileList } from './tiles.js'
 
 /** @internal What of the parameters says how fast a device is. */
 export type TileSpeed = Omit<TileModel, 'linears' | 'bytesPerValue'>
-
-/**
- * How much longer reads take that together ask for so many times what the memory has: 1 for few, as many times for many, and between them no edge, as
- * nobody waits in line for a memory that is asked for little.
- */
-const slowed = (asked: number): number => Math.cbrt(1 + asked * asked * asked)
 
 /** Tiles of one expert that units `from` to `to` - 1 have at the same time, and what each takes where the memory is asked for little. */
 interface Batch {
@@ -223,5 +219,7 @@ export function timeOf(step: StepTiles, model: TileSpeed): StepPrediction {
   const inside = Math.max(...sliceUs, (step.bytes * 1e6) / model.memoryBytesPerSecond)
   const reads = (sms * (model.combineBytesPerSecond ?? 0)) / 1e6
   const combine = reads > 0 ? (step.combined / reads) * pace.slower(reads) : 0
-  return { stepUs: inside + combine + model.stepUs + model.perSliceUs * Math.max(0, slices.length - 1), sliceUs }
+  const besides =
+    model.stepUs + (slices.length > 1 ? model.dividedUs : 0) + (model.perAssignmentUs ?? 0) * step.assignments
+  return { stepUs: inside + combine + besides, sliceUs }
 }

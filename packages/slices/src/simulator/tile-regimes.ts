@@ -2,8 +2,10 @@
  * The tile model by load: fitted to measured steps, a regime for each number of tokens, since a layer chooses its kernels by them. Which tile a
  * regime's kernels have is tried, or told; all else is least squares of logarithms, as in `calibrate.ts`.
  */
-import { checkNumber, checkOptions } from '@nexus/native'
+import { checkOptions } from '@nexus/native'
 import type { DeviceDescription } from '../device.js'
+import { COMBINE_BYTES_PER_SECOND, type hopperTile, limitedRate, wgmmaTiles } from '../hopper-tiles.js'
+import type { TileModel, TileShape } from '../tile-model.js'
 import { type Agreement, agreementOf, type RowAgreement } from './agreement.js'
 import { type CalibrateOptions, prepare } from './calibrate.js'
 import { leastSquares } from './least-squares.js'
@@ -11,11 +13,11 @@ import type { MeasuredShape, StepMeasurement, StepMeasurements } from './measure
 import { nearestRegime } from './nearest-regime.js'
 import { residualsOf } from './residuals.js'
 import { timeOf } from './tile-clock.js'
-import { type StepTiles, type TileModel, type TileShape, tilesOf } from './tiles.js'
+import { type StepTiles, tilesOf } from './tiles.js'
 
 /** What was fitted of one regime. */
 export interface TileParameters
-  extends Omit<TileModel, 'tile' | 'linears' | 'bytesPerValue' | 'rate' | 'combineBytesPerSecond'> {
+  extends Omit<TileModel, 'tile' | 'linears' | 'bytesPerValue' | 'rate' | 'perAssignmentUs' | 'combineBytesPerSecond'> {
   /** Operations a second of all SMs together, were their clock at its highest. */
   readonly rate: number
   /** So many SMs compute at the highest clock; where more are in use, power is the limit. */
@@ -54,62 +56,11 @@ const ranges: Readonly<Record<keyof TileParameters, readonly [low: number, high:
   exposed: [0, 1, 0.3],
   tileUs: [0, 10, 1],
   stepUs: [0, 150, 25],
-  perSliceUs: [0, 80, 8],
+  dividedUs: [0, 80, 8],
 }
 const names = Object.keys(ranges) as (keyof TileParameters)[]
-/** What an SM reads of rows that are in L2 or memory: 64 bytes a clock are its way there. */
-const SM_BYTES_PER_SECOND = 110e9
-const KIB = 1024
-/** Launches of one layer, which can divide experts among slices. */
-const small = { rows: 64, columns: 256, bytesUnderWay: 160 * KIB } as const
-const wide = { rows: 160, columns: 256, bytesUnderWay: 128 * KIB } as const
-const ahead = { ahead: true } as const
-/**
- * Up to so many rows an expert on average, both layers are one launch, for which another stands in where experts are divided; and so they are where
- * SMs work in pairs.
- */
-const ONE_LAUNCH = 128
-const few = { sms: 1, claimed: true, divided: { ...small, ...ahead } } as const
-const handful: TileShape = { rows: 32, columns: 128, bytesUnderWay: 160 * KIB, ...few }
-const fewer: TileShape = { rows: 32, columns: 256, bytesUnderWay: 192 * KIB, ...few }
-const narrow: TileShape = { rows: 64, columns: 128, bytesUnderWay: 128 * KIB, ...few }
-const some: TileShape = { ...small, ...few }
-const many: TileShape = { ...wide, sms: 1, claimed: true, divided: { ...wide, ...ahead } }
-const more: TileShape = { ...wide, sms: 1, ...ahead }
-const pair: TileShape = { ...wide, rows: 320, sms: 2, ...ahead, claimed: true }
-/** The tiles of the tensor-core kernels, narrow to wide; of the first an SM has three at a time. */
-const tiles: readonly TileShape[] = [
-  { rows: 16, columns: 32, bytesUnderWay: 48 * KIB, sms: 1 / 3 },
-  handful,
-  narrow,
-  fewer,
-  some,
-  many,
-  more,
-  pair,
-]
-/**
- * The tile that Nexus' own kernels have on compute 9.0 where no table says otherwise: 2-byte weights of more than 16 MiB, hidden and inner widths
- * that are multiples of 256 and 128, at least 64 tiles in the second layer (`choose_wgmma` and `launch_wgmma_mlp` in the native sources, which say
- * what others have).
- * @param rows - of an expert, on average
- * @param assignments - rows in all
- * @throws RangeError when one of them is no number of at least 0
- */
-export function hopperTile(rows: number, assignments: number): TileShape {
-  const mean = Math.ceil(checkNumber('rows', rows, 0))
-  const all = checkNumber('assignments', assignments, 0)
-  if (mean <= 2) return handful
-  if (mean <= 4) return fewer
-  if (mean <= 48) return all <= (mean <= 24 ? 1024 : 512) ? narrow : some
-  if (mean > 160) return pair
-  return mean <= ONE_LAUNCH ? many : more
-}
-
 /** Weight of a parameter's distance from where it begins against a row's logarithm. */
 const PULL = 0.1
-/** Points of a curve over SMs. */
-const RATES = 33
 
 const start = names.map((name) => (ranges[name][2] - ranges[name][0]) / (ranges[name][1] - ranges[name][0]))
 
@@ -133,12 +84,8 @@ function modelOf(device: DeviceDescription, shape: MeasuredShape, tile: TileShap
       { columns: shape.outputDim, written: shape.outputDim, depth: shape.hiddenDim },
     ],
     bytesPerValue: shape.bytesPerValue,
-    combineBytesPerSecond: SM_BYTES_PER_SECOND,
-    // Power goes with SMs · clock · voltage², and voltage with the clock: n SMs at a limit have a clock of 1 / ∛n.
-    rate: Array.from({ length: RATES }, (_, i) => {
-      const n = (sms * (i + 1)) / RATES
-      return { sms: n, perSecond: rate * (n / sms) * Math.min(1, Math.cbrt(fullClockSms / n)) }
-    }),
+    combineBytesPerSecond: COMBINE_BYTES_PER_SECOND,
+    rate: limitedRate(sms, rate, fullClockSms),
   }
 }
 
@@ -208,7 +155,7 @@ export function calibrateTiles(
     const own = rows.filter((row) => row.tokens === each)
     const cut = new Cut(device, shape)
     const known = options?.tile?.((each * shape.topK) / shape.numExperts, each * shape.topK)
-    const { model, parameters } = cut.fit(own, known === undefined ? tiles : [known])
+    const { model, parameters } = cut.fit(own, known === undefined ? wgmmaTiles : [known])
     const held = () =>
       agreementOf(
         own.flatMap((row) => {
