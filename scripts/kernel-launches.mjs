@@ -43,9 +43,15 @@ export const acceptedSpills = [
   },
   {
     kernel: 'grouped_wgmma_kernel',
-    instance: /^Shape<\w+, 160, 4, 1, .*>, true$/,
-    most: { sm_90a: 2 },
-    why: 'with lanes: one register of the warp that finds tiles, stored before them, loaded once a tile',
+    instance: /^Shape<\w+, (64, 5|160, 4), 1, .*>, true$/,
+    most: { sm_90a: 4 },
+    why: 'with lanes: one or two registers of the warp that finds tiles, stored before them, loaded once a tile',
+  },
+  {
+    kernel: 'mlp_wgmma_kernel',
+    instance: /Shape<\w+, 160, 4, 1, /,
+    most: { sm_90a: 17 },
+    why: 'four registers of the threads that multiply, of the tile that one lane reads for its warp: once a tile',
   },
   {
     kernel: 'grouped_simt_kernel',

@@ -8,10 +8,12 @@
 // A way is `auto` (what a step takes that is not one for decode.h), `chain` (a launch for each operation), `mlp` (both
 // linear layers in one, hopper_mlp.h) or mlp=VARIANT, `decode` (the kernels of decode.h), or FIRST+SECOND, the kernel
 // variants of the two linear layers (bf16); with `~` behind it, a step's routing begins only when the step before has
-// ended, as where the logits come from the kernel just before. Each way's outputs are compared with those of the first,
-// bit for bit. `-`: the way does not serve the step. --skew: the standard deviation of a bias that each expert has in
-// all logits. --settle: each way is timed behind so many milliseconds of nothing and as many of itself, as at the power
-// limit the clock depends on what ran just before; with the least and the most of the turns.
+// ended, as where the logits come from the kernel just before; with `!`, the experts wait for routing's end and not for
+// its word (RouteArgs::ready). Each way's outputs are compared with those of the first, bit for bit: of its steps one
+// by one, and of up to 1024 tokens of its graph, where steps overlap, each with an output of its own. `-`: the way does
+// not serve the step. --skew: the standard deviation of a bias that each expert has in all logits. --settle: each way
+// is timed behind so many milliseconds of nothing and as many of itself, as at the power limit the clock depends on
+// what ran just before; with the least and the most of the turns.
 #include <unistd.h>
 
 #include <algorithm>
@@ -40,10 +42,13 @@ std::vector<std::string> words(const std::string& text) {
   return list;
 }
 
+/// A way without its marks.
+std::string unmarked(const std::string& way) { return way.substr(0, way.find_first_of("~!")); }
+
 /// Forces the path of a way while it is recorded.
 struct Path {
   explicit Path(std::string way) {
-    if (way.back() == '~') way.pop_back();
+    way = unmarked(way);
     cuda::set_decode_path(way == "decode" ? "fused" : "chain");
     cuda::set_mlp_path(way.starts_with("mlp") ? "fused" : way == "auto" ? "" : "chain");
   }
@@ -91,16 +96,29 @@ struct Bench : bench::Memory {
     router.experts = shape.experts, router.top_k = shape.top_k, router.normalize = Normalize::kSumPlusEpsilon;
     MlpDesc mlp;
     mlp.dtype = kType, mlp.experts = shape.experts, mlp.input = mlp.output = h, mlp.hidden = inter;
-    const auto x = normals(kType, tokens * h, 1.f), y = bytes(tokens * h * 2), out_rows = bytes(rows * h * 2);
-    const auto ids = bytes(rows * 4), weights = bytes(rows * 4), counts = bytes(e * 4), offsets = bytes((e + 1) * 4);
-    const auto order = bytes(rows * 4), scratch = bytes(cuda::route_workspace_bytes(router, tokens));
+    const auto x = normals(kType, tokens * h, 1.f), out_rows = bytes(rows * h * 2);
+    std::vector<std::shared_ptr<Buffer>> ys;
+    for (int i = 0; i < steps; ++i) ys.push_back(bytes(tokens * h * 2));
+    /// What routing writes, and what goes with it. Steps take turns with two of them, as a layer's do.
+    struct Routing {
+      std::shared_ptr<Buffer> ids, weights, counts, offsets, order, counters, ready;
+    };
+    Routing routings[2];
+    for (Routing& r : routings) {
+      r = {bytes(rows * 4), bytes(rows * 4), bytes(e * 4), bytes((e + 1) * 4), bytes(rows * 4), nullptr, bytes(4)};
+      r.counters = bytes(std::max<int64_t>(mlp_counter_bytes(stream->device(), mlp), 4));
+      stream->fill(r.counters->data(), 0, r.counters->bytes());
+    }
+    const auto scratch = bytes(cuda::route_workspace_bytes(router, tokens));
     const auto hidden = bytes(mlp_workspace_bytes(stream->device(), mlp, rows));
-    const auto counters = bytes(std::max<int64_t>(mlp_counter_bytes(stream->device(), mlp), 4));
-    stream->fill(counters->data(), 0, counters->bytes());
 
     const auto step = [&](int i, const std::string& given) {
-      const bool late = given.back() == '~';
-      const std::string way = late ? given.substr(0, given.size() - 1) : given;
+      const bool late = given.find('~') != std::string::npos, apart = given.find('!') == std::string::npos;
+      const std::string way = unmarked(given);
+      const auto& y = ys[static_cast<size_t>(i)];
+      const Routing& routing = routings[apart ? i & 1 : 0];
+      const auto &ids = routing.ids, &weights = routing.weights, &counts = routing.counts;
+      const auto &offsets = routing.offsets, &order = routing.order, &counters = routing.counters;
       RouteArgs ra;
       ra.logits = static_cast<const float*>(logits[static_cast<size_t>(i)]->data()), ra.tokens = tokens;
       ra.expert_ids = static_cast<int32_t*>(ids->data()), ra.weights = static_cast<float*>(weights->data());
@@ -119,12 +137,16 @@ struct Bench : bench::Memory {
         if (late) stream->cuda_stream();  // which forgets what is settled
         return served;
       }
-      route(*stream, router, ra);
+      if (apart) ra.ready = static_cast<int32_t*>(routing.ready->data());
+      const bool ahead = !stream->settled(ra.logits, static_cast<size_t>(tokens * e * 4)) ||
+                         stream->settled(x->data(), x->bytes());
+      const bool says = route(*stream, router, ra) && ahead;
       const size_t plus = way.find('+');
       if (plus == std::string::npos) {
         MlpArgs ma;
         ma.x = x->data(), ma.tokens = tokens, ma.top_k = shape.top_k, ma.offsets = ra.offsets, ma.order = ra.order;
         ma.rows = out_rows->data(), ma.workspace = hidden->data(), ma.counters = counters->data();
+        if (says) ma.ready = ra.ready;
         if (way.starts_with("mlp=")) ma.choice.variant = std::string_view(way).substr(4);
         grouped_mlp(*stream, mlp, w, ma);
       } else {
@@ -147,18 +169,34 @@ struct Bench : bench::Memory {
       if (late) stream->cuda_stream();
       return true;
     };
-    /// The outputs of all steps one after another; empty where the way does not serve.
-    const auto outputs = [&](const std::string& way) {
-      const auto host = HostBuffer::allocate(stream->device(), y->bytes());
+    const auto poison = [&] {
+      for (const auto& b : {out_rows, hidden}) stream->fill(b->data(), 0xff, b->bytes());
+      for (const auto& y : ys) stream->fill(y->data(), 0xff, y->bytes());
+    };
+    const auto outputs_now = [&] {
+      const auto host = HostBuffer::allocate(stream->device(), ys[0]->bytes());
       std::string all;
-      for (int i = 0; i < steps; ++i) {
-        for (const auto& b : {y, out_rows, hidden}) stream->fill(b->data(), 0xff, b->bytes());
-        if (!step(i, way)) return std::string();
+      for (const auto& y : ys) {
         stream->copy(host->data(), y->data(), y->bytes());
         stream->synchronize();
         all.append(static_cast<const char*>(host->data()), y->bytes());
       }
       return all;
+    };
+    /// The outputs of all steps one after another; empty where the way does not serve.
+    const auto outputs = [&](const std::string& way) {
+      poison();
+      for (int i = 0; i < steps; ++i) {
+        if (!step(i, way)) return std::string();
+        stream->synchronize();
+      }
+      return outputs_now();
+    };
+    /// The same by a graph, in which steps overlap.
+    const auto outputs_by = [&](Graph& graph) {
+      poison();
+      for (int i = 0; i < 3; ++i) graph.launch(stream);
+      return outputs_now();
     };
 
     const auto start = Event::create(stream->device()), end = Event::create(stream->device());
@@ -193,6 +231,7 @@ struct Bench : bench::Memory {
       }
       stream->synchronize();
       if (t.graph != nullptr) {
+        if (tokens <= 1024) t.same = t.same && outputs_by(*t.graph) == want;
         replay(t);
         t.replays = std::clamp(static_cast<int>((settle > 0 ? 20000 : 4000) / (replay(t) * steps)), 1, 100);
       }

@@ -40,10 +40,12 @@ const Shape kShapes[] = {
     {12, 4, 192, 256, 512, 801, Epilogue::kSwiglu},  {3, 1, 64, 256, 256, 1000, Epilogue::kGelu},
 };
 
-/// Both layers by one kernel variant, over rows that are dealt out by hand.
-void check_named(Random& random, DType dtype, const std::string& name, const std::vector<int32_t>& rows,
-                 const Shape& s) {
+/// Both layers by one kernel variant, over rows that are dealt out by hand. `width`: SMs that are filled with blocks; 0:
+/// all.
+void check_named(Random& random, DType dtype, const std::string& name, const std::vector<int32_t>& rows, const Shape& s,
+                 int width = 0) {
   Bench bench(DeviceId{0});
+  if (width > 0) bench.stream = Stream::create(bench.device, 0, {.max_width = width});
   std::vector<int32_t> expert_of_slot;
   for (size_t e = 0; e < rows.size(); ++e)
     expert_of_slot.insert(expert_of_slot.end(), static_cast<size_t>(rows[e]), static_cast<int32_t>(e));
@@ -178,6 +180,22 @@ TEST("mlp in one launch: pairs, with hot experts, odd shares and experts without
     check_named(random, dtype, name, {17, 64, 0, 33, 1, 0, 8}, {0, 2, 704, 64, 776, 0, Epilogue::kClampedSwiglu});
     check_named(random, dtype, name, {2000}, {0, 2, 72, 200, 1032, 0, Epilogue::kGelu});
   }
+}
+
+TEST("mlp in one launch: pairs, so many turns that slots are used again") {
+  require_hopper();
+  Random random(1307);
+  check_named(random, DType::kBF16, "wgmma_256x320x64_s4_pair", {170, 0, 331, 700, 40},
+              {0, 2, 64, 192, 328, 0, Epilogue::kSwiglu}, 2);
+}
+
+TEST("mlp in one launch: so many tiles that slots are used again") {
+  require_hopper();
+  Random random(1308);
+  std::vector<int32_t> rows(16);
+  for (int32_t& r : rows) r = static_cast<int32_t>(random.integer(1, 40));
+  for (const std::string name : {"wgmma_128x32x128_s5", "wgmma_256x64x64_s5", "wgmma_256x160x64_s4_rest"})
+    check_named(random, DType::kBF16, name, rows, {0, 2, 128, 192, 264, 0, Epilogue::kSwiglu}, 2);
 }
 
 TEST("mlp in one launch: in slices, beside one another") {

@@ -1,5 +1,7 @@
 // Steps that follow one another on a stream. A step's routing begins beside the sum of the one before, where that does
-// not write what it reads (Stream::settle_but()); whether it does or not, the bytes are those of steps by themselves.
+// not write what it reads (Stream::settle_but()), and by a word of routing's (RouteArgs::ready) the experts begin
+// there, too; whether they do or not, the bytes are those of steps by themselves.
+#include "cuda_path.h"
 #include "layer_data.h"
 
 using namespace nexus;
@@ -52,8 +54,13 @@ void check_steps(Bench& bench, const std::vector<Run>& steps, const std::string&
   const auto graph = Graph::capture(bench.stream, all);
   for (int i = 0; i < 5; ++i) {
     if (outputs(bench, steps, all) != want) throw Failure(where + ": other bytes in a row");
-    if (outputs(bench, steps, [&] { graph->launch(bench.stream); }) != want)
-      throw Failure(where + ": other bytes by a graph");
+    // Replays in a row: behind the last step of one comes the first, which may have the same copy of routing's results.
+    const auto replays = [&] {
+      for (int k = 0; k <= i % 3; ++k) graph->launch(bench.stream);
+    };
+    if (outputs(bench, steps, replays) != want) throw Failure(where + ": other bytes by a graph");
+    if (outputs(bench, steps, [&] { replays(), all(); }) != want)
+      throw Failure(where + ": other bytes of steps behind a graph's");
   }
 }
 
@@ -83,6 +90,58 @@ TEST("steps in a row: by every way of routing, of one layer and of two, the byte
           steps.push_back({i % 3 == 2 ? b : a, args});
         }
         check_steps(bench, steps, device.name() + " experts " + show(experts) + " tokens " + show(tokens));
+      }
+}
+
+TEST("steps in a row: by one launch and by two, skewed, odd and even, of any sizes, in a chain") {
+  for (const DeviceId device : devices())
+    for (const char* by : {"chain", "fused"})  // of few weights, whose two launches have their own; and the one launch
+      for (const int64_t tokens : {8, 64, 250, 500}) {
+        if (device.is_cpu()) continue;
+        const Path path(set_mlp_path, by);
+        Random random(static_cast<uint64_t>(7300 + tokens));
+        Bench bench(device);
+        LayerDesc d = basic(DType::kBF16, MlpKind::kGated, Epilogue::kSwiglu);
+        d.experts.input = d.experts.output = 256;
+        d.experts.hidden = 512;
+        d.router.experts = d.experts.experts = 16;
+        d.router.top_k = 4;
+        const auto a = make_layer(bench, d, 5), b = make_layer(bench, d, 6);
+        const auto step = [&](const std::shared_ptr<Layer>& layer, int64_t count, int favoured, bool gives) {
+          StepArgs args;
+          args.tokens = count;
+          args.x = bench.upload(
+              HostArray::rounded(d.experts.dtype, random.normals(static_cast<size_t>(count * d.experts.input))));
+          auto logits = random.normals(static_cast<size_t>(count * d.router.experts));
+          if (favoured >= 0)
+            for (int64_t t = 0; t < count; ++t) logits[static_cast<size_t>(t * d.router.experts + favoured)] += 5.f;
+          args.logits = bench.upload(logits);
+          args.out = bench.poisoned(d.experts.dtype, output_size(d, count));
+          if (gives) {
+            args.ids_out = bench.poisoned<int32_t>(static_cast<size_t>(count * d.router.top_k));
+            args.weights_out = bench.poisoned<float>(static_cast<size_t>(count * d.router.top_k));
+          }
+          return Run{layer, args};
+        };
+        const auto run = [&](int count, const char* what, auto&& make) {
+          std::vector<Run> steps;
+          for (int i = 0; i < count; ++i) steps.push_back(make(i));
+          check_steps(bench, steps, std::string(by) + " tokens " + show(tokens) + " " + what);
+        };
+        // Loads that change from step to step: results of the step before, or of the one before that, would show.
+        for (const int count : {1, 2, 7, 12})
+          run(count, "one layer", [&](int i) { return step(a, tokens, i % 3 == 0 ? -1 : i % 16, false); });
+        run(9, "tokens within a bucket", [&](int i) { return step(a, tokens - i % 3, i, false); });
+        run(9, "other buckets", [&](int i) { return step(a, i % 4 == 3 ? 1 : i % 4 == 2 ? 33 : tokens, i, false); });
+        run(9, "two layers", [&](int i) { return step(i % 2 ? b : a, tokens, i, false); });
+        const void* x = nullptr;  // settled logits, but tokens that the step before writes
+        run(9, "a step's output is the next one's tokens", [&](int i) {
+          Run made = step(a, tokens, i, false);
+          if (i > 0) made.args.x = x;
+          x = made.args.out;
+          return made;
+        });
+        run(11, "results given away", [&](int i) { return step(a, tokens, i, i % 4 >= 2); });
       }
 }
 

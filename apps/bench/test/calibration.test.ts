@@ -5,7 +5,7 @@ import { h200 } from '@nexus/slices'
 import { expect, test } from 'vitest'
 import { resultsFolder } from '../src/paths.js'
 import { arrangedOf, arrangements } from '../src/scheduling/arranged.js'
-import { type CalibrationResult, refit } from '../src/scheduling/calibration.js'
+import { type CalibrationResult, meanOf, refit } from '../src/scheduling/calibration.js'
 import { clocksOf } from '../src/scheduling/clocks.js'
 import { calibrationSection } from '../src/sections/calibration.js'
 import { parseShape } from '../src/shapes.js'
@@ -88,4 +88,21 @@ test('arrangements of one load are told apart by their order, and compared', () 
     { shape: row.shape, tokens: 1024, busiest: 2000, byTilesUs: 100, driftedUs: 101, byBytesUs: 102 },
   ])
   expect(calibrationSection('f', { ...file, arranged: steps })).toContain('| 2000 | 100.0 | 101.0 | 102.0 | 0.98 |')
+})
+
+test('a step that other runs have, too, is the mean of them; what only they have is left out', () => {
+  const [first, second, third] = file.measurements.rows
+  if (!first || !second || !third) throw new Error('no rows')
+  const of = (rows: readonly (typeof first)[]) => ({ ...file, measurements: { ...file.measurements, rows } })
+  const slower = { ...first, us: first.us * 1.2 }
+  const { measurements, what } = meanOf(of([first, second]), [
+    of([slower, third]),
+    of([{ ...first, us: first.us * 1.1 }]),
+  ])
+  expect(measurements.rows).toHaveLength(2)
+  expect(measurements.rows[0]?.us).toBeCloseTo(first.us * 1.1, 9)
+  expect(measurements.rows[0]?.samples).toBe(3 * first.samples)
+  expect(measurements.rows[1]).toEqual(second)
+  expect(what).toContain('the mean of up to 3 runs')
+  expect(() => meanOf(file, [{ kind: 'skew' }])).toThrow(/calibration/)
 })

@@ -59,6 +59,7 @@ struct GroupedLinearArgs {
   int32_t rows_per_input = 1;  ///< top_k where order holds slots and the input holds tokens; 1 to read row order[r]
   bool gather = false;         ///< read through order
   bool scatter = false;        ///< write through order
+  const int32_t* ready = nullptr;  ///< see MlpArgs: the first layer's
   const float* row_scale = nullptr;  ///< [slots] or null: the product (before the bias) of row r times row_scale[order
                                      ///< ? order[r] : r]; Llama-4
   bool settled = false;     ///< offsets, order and lanes are older than the stream's previous operation (a layer
@@ -112,6 +113,10 @@ struct MlpArgs {
   /// mlp_counter_bytes() or null: memory by which the blocks of a launch for two layers know one another. Zero before
   /// the first call that gets it, left so by each; calls that share it are in one order.
   void* counters = nullptr;
+  /// Or null: RouteArgs::ready of the route() queued just before, which returned true. Tiles are then looked up, and
+  /// weights and tokens asked for, as soon as that word says so, while the step before may still be at work. So x has
+  /// to be settled where the logits were (Stream::settled()), and the counters are not those of the call before.
+  const int32_t* ready = nullptr;
   int64_t choice_tokens = 0;        ///< see GroupedLinearArgs::choice_rows; 0: tokens
   const StepBlock* step = nullptr;  ///< or null: x and the true number of tokens are its, `tokens` the upper bound
   LaneView lanes{};

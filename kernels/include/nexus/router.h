@@ -63,10 +63,17 @@ struct RouteArgs {
   /// The experts behind it have few weights (kFewWeightBytes): by blocks of fewer threads, for which there is room
   /// while the step before is at work. The same results.
   bool few_weights = false;
+  /// Or null: a word, and a promise. No operation that is still under way when this one begins looks at the word or at
+  /// anything else that this one writes: steps take turns with two copies of all of it. Where the logits are settled
+  /// (Stream::settle_but()) the results are then written beside the operation before; and the word says, ahead of the
+  /// end, that they are there, to a grouped_mlp() that is queued next (MlpArgs::ready). It is cleared here, whatever it
+  /// holds.
+  int32_t* ready = nullptr;
 };
 size_t route_workspace_bytes(DeviceId device, const RouterDesc& desc, int64_t tokens);
-/// Validates (kInvalidArgument names the argument), then enqueues. tokens * top_k must be below 2^31.
-void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args);
+/// Validates (kInvalidArgument names the argument), then enqueues. tokens * top_k must be below 2^31. True where
+/// args.ready will say when the results are there: not every way of routing does.
+bool route(Stream& stream, const RouterDesc& desc, const RouteArgs& args);
 
 /// logits[t, e] = sum_h x[t, h] * weight[e, h] (+ bias[e]), float32 accumulation and result.
 struct RouterLogitsArgs {

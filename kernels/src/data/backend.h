@@ -10,7 +10,7 @@ namespace nexus {
 
 #define NEXUS_DATA_PLANE                                                                                              \
   size_t route_workspace_bytes(const RouterDesc& desc, int64_t tokens);                                               \
-  void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args);                                          \
+  bool route(Stream& stream, const RouterDesc& desc, const RouteArgs& args);                                          \
   void router_logits(Stream& stream, const RouterLogitsArgs& args);                                                   \
   void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const GroupedLinearArgs& args);                  \
   std::string grouped_linear_variant(const GroupedLinearDesc& desc, int64_t max_rows, bool share_sm,                  \

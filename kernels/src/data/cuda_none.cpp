@@ -7,7 +7,7 @@ namespace {
 }  // namespace
 
 size_t route_workspace_bytes(const RouterDesc&, int64_t) { no_cuda("route_workspace_bytes"); }
-void route(Stream&, const RouterDesc&, const RouteArgs&) { no_cuda("route"); }
+bool route(Stream&, const RouterDesc&, const RouteArgs&) { no_cuda("route"); }
 void router_logits(Stream&, const RouterLogitsArgs&) { no_cuda("router_logits"); }
 void grouped_linear(Stream&, const GroupedLinearDesc&, const GroupedLinearArgs&) { no_cuda("grouped_linear"); }
 std::string grouped_linear_variant(const GroupedLinearDesc&, int64_t, bool, const VariantChoice&) {

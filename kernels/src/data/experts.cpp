@@ -169,6 +169,7 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
     linear.scatter = last && args.order;
     linear.row_scale = first ? args.input_scale : nullptr;
     linear.settled = !first;
+    linear.ready = first ? args.ready : nullptr;
     linear.max_rows = rows;
     linear.choice_rows = args.choice_tokens * args.top_k;
     linear.step = args.step;

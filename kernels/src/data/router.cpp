@@ -45,7 +45,7 @@ size_t route_workspace_bytes(DeviceId device, const RouterDesc& desc, int64_t to
   return device.is_cpu() ? cpu::route_workspace_bytes(desc, tokens) : cuda::route_workspace_bytes(desc, tokens);
 }
 
-void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
+bool route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   using namespace validate;
   const size_t workspace = route_workspace_bytes(stream.device(), desc, args.tokens);
   if (desc.weigh == Weigh::kSparsemixer && args.select_bias)
@@ -60,7 +60,7 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   pointer("counts", args.counts);
   pointer("offsets", args.offsets);
   if (args.ring.slots) ring(args.ring, desc.experts);
-  stream.device().is_cpu() ? cpu::route(stream, desc, args) : cuda::route(stream, desc, args);
+  return stream.device().is_cpu() ? cpu::route(stream, desc, args) : cuda::route(stream, desc, args);
 }
 
 void router_logits(Stream& stream, const RouterLogitsArgs& args) {

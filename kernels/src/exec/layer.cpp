@@ -47,6 +47,7 @@ class LayerImpl final : public Layer {
     Scratch scratch = prepare(stream, token_bucket(args.tokens));
     keep(stream, args.plan, args.ring);
     queue(stream, args, scratch, branches_, args.plan);
+    workspace_->queued(&layout(token_bucket(args.tokens)));
     finish_record(args, scratch.counts, true, *stream);
   }
 
@@ -100,6 +101,7 @@ class LayerImpl final : public Layer {
 
     follow(stream);
     graph->workspace->used_on(stream);
+    graph->workspace->queued(nullptr);
     graph->recording->parts.used_on(stream);
     graph->last = stream;
     mark(args.record, 0, *stream);
@@ -152,6 +154,8 @@ class LayerImpl final : public Layer {
              const ExecPlan* plan) {
     if (args.ids_out != nullptr) scratch.expert_ids = args.ids_out;
     if (args.weights_out != nullptr) scratch.weights = args.weights_out;
+    // The caller's memory is one copy.
+    if (args.ids_out != nullptr || args.weights_out != nullptr) scratch.ready = nullptr;
     LayerStep step{.desc = desc_, .weights = weights_, .scratch = scratch, .branches = branches};
     step.tokens = args.tokens;
     step.bucket = token_bucket(args.tokens);
@@ -181,6 +185,7 @@ class LayerImpl final : public Layer {
     try {
       steps.follow(stream);
       queue(stream, args, scratch, steps.branches, plan);
+      steps.queued(layout(token_bucket(args.tokens)));
     } catch (const std::exception& e) {
       fail_capture(stream, std::string("a layer's step could not be recorded: ") + e.what());
       throw;
@@ -225,7 +230,7 @@ class LayerImpl final : public Layer {
       workspace_ = std::make_shared<Workspace>(stream, layout);
     }
     workspace_->used_on(stream);
-    return layout.at(workspace_->data());
+    return workspace_->next(layout);
   }
 
   /// Whoever made them may let go of a plan's parts and of a ring while the step is queued.

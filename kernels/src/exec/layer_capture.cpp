@@ -8,8 +8,10 @@ Scratch CapturedSteps::prepare(const Layout& layout) {
     auto made = std::make_unique<Workspace>(aside_, layout);
     aside_->synchronize();
     workspaces_.push_back(std::move(made));
+    // Nobody has used it, and between two replays of a graph nothing is under way: a first step is as one in a row.
+    workspaces_.back()->queued(&layout);
   }
-  return layout.at(workspaces_.back()->data());
+  return workspaces_.back()->next(layout);
 }
 
 const ExecPlan* CapturedSteps::plan(const ExecPlan* given) {

@@ -23,6 +23,8 @@ class CapturedSteps {
   /// Memory for a step, there and in order when this returns: the host waits for it, so that no launch has to. What
   /// earlier steps of the capture were recorded with stays.
   Scratch prepare(const Layout& layout);
+  /// That step is recorded.
+  void queued(const Layout& layout) { workspaces_.back()->queued(&layout); }
   /// The plan with a table of lanes that stays what it is now; null is null.
   const ExecPlan* plan(const ExecPlan* given);
   /// The layer's steps of the capture go on, on `stream`: they share a workspace.

@@ -83,7 +83,8 @@ bool queue_decode(Stream& s, const LayerStep& step) {
   return cuda::decode_step(s, d.router, d.experts, args);
 }
 
-void queue_experts(Stream& s, const LayerStep& step, const LaneView& lanes) {
+/// `ready`: see MlpArgs.
+void queue_experts(Stream& s, const LayerStep& step, const LaneView& lanes, const int32_t* ready) {
   MlpArgs mlp;
   mlp.x = step.x;
   mlp.tokens = step.tokens;
@@ -94,6 +95,7 @@ void queue_experts(Stream& s, const LayerStep& step, const LaneView& lanes) {
   mlp.rows = step.scratch.rows;
   mlp.workspace = step.scratch.mlp;
   mlp.counters = step.scratch.mlp_counters;
+  mlp.ready = ready;
   mlp.choice_tokens = step.bucket;
   mlp.step = step.block;
   mlp.lanes = lanes;
@@ -149,7 +151,7 @@ void queue_combine(Stream& s, const LayerStep& step) {
 /// Experts and shared expert on their streams, joined again. The shared expert comes after the lanes' launches: they
 /// are the longer work. Without a stream of its own it runs on the step's, which with lanes elsewhere has nothing else
 /// to do then.
-void queue_branches(const std::shared_ptr<Stream>& stream, const LayerStep& step) {
+void queue_branches(const std::shared_ptr<Stream>& stream, const LayerStep& step, const int32_t* ready) {
   static const ExecPlan fused;
   const ExecPlan& plan = step.plan == nullptr ? fused : *step.plan;
   const std::shared_ptr<Stream>& shared_on =
@@ -158,10 +160,11 @@ void queue_branches(const std::shared_ptr<Stream>& stream, const LayerStep& step
 
   for (size_t lane = 0; lane < plan.streams.size(); ++lane) {
     step.branches.begin(plan.streams[lane]);
-    queue_experts(*plan.streams[lane], step, plan.lanes->view(static_cast<int>(lane)));
+    queue_experts(*plan.streams[lane], step, plan.lanes->view(static_cast<int>(lane)), nullptr);
   }
   if (plan.streams.empty()) {
-    queue_experts(*stream, step, plan.strategy == Strategy::kCooperative ? plan.lanes->view(-1) : LaneView{});
+    const bool cooperative = plan.strategy == Strategy::kCooperative;
+    queue_experts(*stream, step, cooperative ? plan.lanes->view(-1) : LaneView{}, cooperative ? nullptr : ready);
     mark(step.record, 2, *stream);
   }
   if (shared_on != stream) step.branches.begin(shared_on);
@@ -180,10 +183,18 @@ void queue_step(const std::shared_ptr<Stream>& stream, const LayerStep& step) {
   if (queue_decode(*stream, step)) return;
   RouteArgs args = routing(step);
   if (step.tokens == 0) args.ring = step.ring;  // nothing is combined: see queue_combine()
-  route(*stream, step.desc.router, args);
+  // The experts' tokens: as old as the logits, or routing waits for both.
+  const auto settled = [&](const void* from, int64_t count, size_t size) {
+    return stream->settled(from, static_cast<size_t>(count) * size);
+  };
+  const MlpDesc& m = step.desc.experts;
+  const bool ahead = step.block == nullptr && (!settled(args.logits, step.tokens * m.experts, sizeof(float)) ||
+                                               settled(step.x, step.tokens * m.input, size_of(m.dtype)));
+  if (step.block == nullptr) args.ready = step.scratch.ready;
+  const bool says = route(*stream, step.desc.router, args);
   mark(step.record, 1, *stream);
   try {
-    queue_branches(stream, step);
+    queue_branches(stream, step, says && ahead ? args.ready : nullptr);
   } catch (...) {
     if (step.block == nullptr) step.branches.abandon();  // a capture is undone as a whole
     throw;

@@ -23,15 +23,20 @@ Layout::Layout(const LayerDesc& desc, DeviceId device, int64_t bucket) {
   const size_t t = static_cast<size_t>(bucket), slots = t * static_cast<size_t>(r.top_k);
   const size_t e = static_cast<size_t>(r.experts);
   const size_t row = static_cast<size_t>(m.output) * size_of(m.dtype);
-  zeroed_ = mlp_counter_bytes(device, m);
-  take(zeroed_);
+  const size_t counter_bytes = mlp_counter_bytes(device, m);
+  counters_ = counter_bytes > 0;
+  for (int copy = 0; copy < 2; ++copy) take(counter_bytes);
+  ready_ = take(2 * kAlign);
+  zeroed_ = counters_ ? ready_ : 0;
   step_ = take(sizeof(StepBlock));
-  counts_ = take(e * sizeof(int32_t));
-  offsets_ = take((e + 1) * sizeof(int32_t));
   logits_ = take(t * e * sizeof(float));
-  expert_ids_ = take(slots * sizeof(int32_t));
-  weights_ = take(slots * sizeof(float));
-  order_ = take(slots * sizeof(int32_t));
+  for (int copy = 0; copy < 2; ++copy) {
+    counts_[copy] = take(e * sizeof(int32_t));
+    offsets_[copy] = take((e + 1) * sizeof(int32_t));
+    expert_ids_[copy] = take(slots * sizeof(int32_t));
+    weights_[copy] = take(slots * sizeof(float));
+    order_[copy] = take(slots * sizeof(int32_t));
+  }
   route_ = take(route_bytes);
   rows_ = take(slots * row);
   mlp_ = take(mlp_workspace_bytes(device, m, bucket * r.top_k));
@@ -42,20 +47,21 @@ Layout::Layout(const LayerDesc& desc, DeviceId device, int64_t bucket) {
   }
 }
 
-Scratch Layout::at(void* base) const {
+Scratch Layout::at(void* base, int copy) const {
   char* const p = static_cast<char*>(base);
-  Scratch s;
+  Scratch s{};
   s.step = reinterpret_cast<StepBlock*>(p + step_);
   s.logits = reinterpret_cast<float*>(p + logits_);
-  s.expert_ids = reinterpret_cast<int32_t*>(p + expert_ids_);
-  s.counts = reinterpret_cast<int32_t*>(p + counts_);
-  s.offsets = reinterpret_cast<int32_t*>(p + offsets_);
-  s.order = reinterpret_cast<int32_t*>(p + order_);
-  s.weights = reinterpret_cast<float*>(p + weights_);
+  s.expert_ids = reinterpret_cast<int32_t*>(p + expert_ids_[copy]);
+  s.counts = reinterpret_cast<int32_t*>(p + counts_[copy]);
+  s.offsets = reinterpret_cast<int32_t*>(p + offsets_[copy]);
+  s.order = reinterpret_cast<int32_t*>(p + order_[copy]);
+  s.weights = reinterpret_cast<float*>(p + weights_[copy]);
   s.route = p + route_;
   s.rows = p + rows_;
   s.mlp = p + mlp_;
-  s.mlp_counters = zeroed_ > 0 ? p : nullptr;
+  s.mlp_counters = counters_ ? p + copy * (zeroed_ / 2) : nullptr;
+  s.ready = reinterpret_cast<int32_t*>(p + ready_ + copy * kAlign);
   s.shared_rows = p + shared_rows_;
   s.shared_mlp = p + shared_mlp_;
   s.shared_scale = reinterpret_cast<float*>(p + shared_scale_);

@@ -17,6 +17,7 @@ struct Scratch {
   void* rows;
   void* mlp;
   void* mlp_counters;
+  int32_t* ready;  // RouteArgs', or null
   void* shared_rows;
   void* shared_mlp;
   float* shared_scale;
@@ -29,13 +30,16 @@ class Layout {
   size_t bytes() const { return bytes_; }
   /// So many of the first bytes are zero before a layer's first step and between steps, whatever their buckets.
   size_t zeroed() const { return zeroed_; }
-  Scratch at(void* base) const;
+  /// With one of two copies of what a step's routing writes and of the counters, by which steps take turns: one's may
+  /// be written while the one before is at work.
+  Scratch at(void* base, int copy) const;
 
  private:
   size_t take(size_t bytes);
 
-  size_t bytes_ = 0, zeroed_ = 0;
-  size_t step_, logits_, expert_ids_, counts_, offsets_, order_, weights_, route_, rows_, mlp_;
+  size_t bytes_ = 0, zeroed_ = 0, ready_;
+  bool counters_;
+  size_t step_, logits_, expert_ids_[2], counts_[2], offsets_[2], order_[2], weights_[2], route_, rows_, mlp_;
   size_t shared_rows_ = 0, shared_mlp_ = 0, shared_scale_ = 0;
 };
 
@@ -51,7 +55,16 @@ class Workspace {
   Workspace(const Workspace&) = delete;
   Workspace& operator=(const Workspace&) = delete;
 
-  void* data() const { return buffer_->data(); }
+  /// The pieces for the step that is queued next. `ready` only where the step before is known to have had the other
+  /// copies, at the same places.
+  Scratch next(const Layout& layout) {
+    Scratch scratch = layout.at(buffer_->data(), turn_ ^= 1);
+    if (last_layout_ != &layout) scratch.ready = nullptr;
+    last_layout_ = nullptr;
+    return scratch;
+  }
+  /// All of that step is queued. Null: something else is.
+  void queued(const Layout* layout) { last_layout_ = layout; }
   size_t bytes() const { return buffer_->bytes(); }
   /// Steps are in one order over all streams (the layer sees to it), so the last one stands for all.
   void used_on(const std::shared_ptr<Stream>& stream) {
@@ -64,6 +77,8 @@ class Workspace {
  private:
   std::shared_ptr<Buffer> buffer_;
   std::shared_ptr<Stream> last_;
+  int turn_ = 0;
+  const Layout* last_layout_ = nullptr;  // not looked into
   std::atomic<bool> retired_{false};
 };
 

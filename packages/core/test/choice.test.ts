@@ -103,6 +103,10 @@ describe('predictions on an H200', () => {
     const sliced = predictUs(tiled, load, { strategy: 'tiered', sms: [48, 44, 40], laneOf: thirds })
     expect(Math.abs(whole / 272 - 1)).toBeLessThan(0.1)
     expect(Math.abs(sliced / 303 - 1)).toBeLessThan(0.1)
+    // One divided launch has the launches of slices, too, and not the one for both layers.
+    const cooperative = predictUs(tiled, load, { strategy: 'cooperative', sms: [48, 44, 40], laneOf: thirds })
+    expect(cooperative).toBe(sliced)
+    expect(cooperative).toBeGreaterThan(whole)
     const small = { ...config, device: 'cuda:0' as const, experts: { ...config.experts, numExperts: 2 } }
     expect(costOfLoad(layerCost(small, h200), load).tiles).toBeUndefined()
     const other = { ...h200, name: 'NVIDIA A100-SXM4-80GB' }

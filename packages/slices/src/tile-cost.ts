@@ -5,6 +5,8 @@
  *     worth(a)  = Σ_tiles join(weights / bytesUnderWay · latencyUs · slower, flop / rate of an SM) + tileUs
  *     slice     = Σ_e worth(a_e) / n
  *
+ * with rows in eights, as they are multiplied, and `slower`, by what all SMs ask of the memory together, to the per cent.
+ *
  * That is the simulator's clock without turns: it does not know that one tile more than SMs takes two tiles' time, which no cut can foresee of
  * loads that differ from step to step. It does know what a smooth roofline does not: that every row tile of an expert waits for its weights anew, so that
  * an SM reads at the pace of its own ring, wherever the weights are, long before the memory is asked for all it has.
@@ -12,7 +14,7 @@
 import type { CostModel } from './cost.js'
 import { type Curve, interpolate } from './device.js'
 import { join, slowed } from './roofline.js'
-import { type DividedTile, multiplied, readsOf, type TileModel, togetherOf } from './tile-model.js'
+import { type DividedTile, readsOf, type TileModel, togetherOf } from './tile-model.js'
 
 const sum = (values: readonly number[]) => values.reduce((total, x) => total + x, 0)
 
@@ -72,13 +74,23 @@ interface LinearCost {
   readonly whole: SharesCost
 }
 
-/** @internal What experts are worth by one tile model, in microseconds of one SM. */
+/** Longest tables: rows in eights. Loads above are worked out each time. */
+const mostEights = 8192
+/** Tables of one model that are kept; then all are made anew. */
+const mostTables = 64
+
+/**
+ * What experts are worth by one tile model, in microseconds of one SM.
+ *
+ * A decision asks for hundreds of experts and has microseconds. Rows are multiplied in eights, so an expert's worth is looked up by those in a table,
+ * which is filled as loads ask for it; of each number of SMs and each per cent by which weights take longer there is one. @internal
+ */
 export class TileWorth {
   readonly #linears: readonly LinearCost[]
   readonly #memory: number
   readonly #exposed: number
   readonly #tileUs: number
-  /** SMs that share a tile; of one of them the rows at most. */
+  /** SMs that share a tile, and rows of one of them at most. */
   readonly #together: number
   readonly #rows: number
   readonly #rate: Curve
@@ -86,10 +98,12 @@ export class TileWorth {
   /** Of an expert's weights, and of a row of it. */
   readonly #weightBytes: number
   readonly #rowBytes: number
-  /** By expert: row tiles of all the SMs that share one, shares that are left, and rows of a share as they are multiplied. */
-  #whole = new Float64Array(0)
-  #left = new Uint8Array(0)
-  #share = new Float64Array(0)
+  /** Worth by rows in eights, 0 where nobody has asked; by per cent and SMs. */
+  #tables = new Map<number, Float64Array>()
+  /** How often the memory gives an expert's weights, likewise. */
+  readonly #reads = new Float64Array(mostEights)
+  /** Of the last load: rows in eights by expert. */
+  #eights = new Int32Array(0)
   /** Bytes that the memory gives for the last load. */
   bytes = 0
 
@@ -123,11 +137,40 @@ export class TileWorth {
    * @param sms - at work at the same time: they share the memory, and the power
    */
   fill(load: Float64Array, experts: number, worth: Float64Array, sms: number): void {
-    this.#cut(load, experts)
-    const perFlop = (1e6 * sms) / (interpolate(this.#rate, sms) * this.#tileSms)
-    const alone = this.#price(load, experts, worth, 1, perFlop)
-    const asked = alone > 0 ? (this.bytes * sms * 1e6) / (alone * this.#memory) : 0
-    this.#price(load, experts, worth, slowed(asked), perFlop)
+    if (this.#eights.length < experts) this.#eights = new Int32Array(experts)
+    const eights = this.#eights
+    const reads = this.#reads
+    const alone = this.#table(sms, 100)
+    let all = 0
+    let weights = 0
+    let rows = 0
+    for (let e = 0; e < experts; e++) {
+      const a = load[e] ?? 0
+      if (a <= 0) {
+        eights[e] = 0
+        continue
+      }
+      const part = Math.min(1, a)
+      const n = Math.ceil(a / 8)
+      eights[e] = n
+      rows += a
+      weights += part * (n < mostEights ? reads[n] || this.#readsOf(n) : this.#readsOf(n))
+      all += part * (n < mostEights ? alone[n] || this.#fillIn(alone, n, sms, 100) : this.#worth(n, sms, 100))
+    }
+    this.bytes = this.#weightBytes * weights + this.#rowBytes * rows
+    const asked = all > 0 ? (this.bytes * sms * 1e6) / (all * this.#memory) : 0
+    const percent = Math.round(100 * Math.min(1e6, slowed(asked)))
+    const table = this.#table(sms, percent)
+    for (let e = 0; e < experts; e++) {
+      const n = eights[e] ?? 0
+      if (n === 0) {
+        worth[e] = 0
+        continue
+      }
+      const a = load[e] ?? 0
+      const us = n < mostEights ? table[n] || this.#fillIn(table, n, sms, percent) : this.#worth(n, sms, percent)
+      worth[e] = a < 1 ? a * us : us
+    }
   }
 
   /** What one expert is worth, alone on so many SMs. */
@@ -137,53 +180,51 @@ export class TileWorth {
     return worth[0] ?? 0
   }
 
-  #cut(load: Float64Array, experts: number): void {
-    if (this.#whole.length < experts) {
-      this.#whole = new Float64Array(experts)
-      this.#left = new Uint8Array(experts)
-      this.#share = new Float64Array(experts)
+  #table(sms: number, percent: number): Float64Array {
+    const key = percent * 2 ** 17 + sms
+    let table = this.#tables.get(key)
+    if (table === undefined) {
+      if (this.#tables.size === mostTables) this.#tables.clear()
+      table = new Float64Array(mostEights)
+      this.#tables.set(key, table)
     }
-    const together = this.#together
-    let bytes = 0
-    for (let e = 0; e < experts; e++) {
-      const a = load[e] ?? 0
-      this.#left[e] = 0
-      this.#whole[e] = 0
-      if (a <= 0) continue
-      const rows = Math.max(1, a)
-      const shares = Math.ceil(rows / this.#rows)
-      const left = shares % together
-      const whole = (shares - left) / together
-      this.#whole[e] = whole
-      this.#left[e] = left
-      this.#share[e] = multiplied(rows) / shares
-      bytes += Math.min(1, a) * (this.#weightBytes * (readsOf(whole, together) + left) + this.#rowBytes * rows)
-    }
-    this.bytes = bytes
+    return table
   }
 
-  /** @param slower - how much longer weights take than where the memory is asked for little */
-  #price(load: Float64Array, experts: number, worth: Float64Array, slower: number, perFlop: number): number {
-    const exposed = this.#exposed
-    const tileUs = this.#tileUs
-    const tileSms = this.#tileSms
-    worth.fill(0, 0, experts)
-    let all = 0
-    for (const { ringsUs, whole, left } of this.#linears) {
-      const memory = ringsUs * slower
-      for (let e = 0; e < experts; e++) {
-        const share = (this.#share[e] ?? 0) * perFlop
-        let us = (this.#whole[e] ?? 0) * whole.tiles * (join(memory, share * whole.rowFlop, exposed) + tileUs)
-        const rest = left[this.#left[e] ?? 0]
-        if (rest !== undefined && rest.tiles > 0) {
-          us += rest.tiles * (join(memory, share * rest.rowFlop, exposed) + tileUs)
-        }
-        us *= Math.min(1, load[e] ?? 0) * tileSms
-        worth[e] = (worth[e] ?? 0) + us
-        all += us
-      }
+  #fillIn(table: Float64Array, eights: number, sms: number, percent: number): number {
+    const us = this.#worth(eights, sms, percent)
+    table[eights] = us
+    return us
+  }
+
+  /** Row tiles of all the SMs that share one, and shares that are left. */
+  #cut(eights: number): { shares: number; whole: number; left: number } {
+    const shares = Math.ceil((8 * eights) / this.#rows)
+    const left = shares % this.#together
+    return { shares, whole: (shares - left) / this.#together, left }
+  }
+
+  #readsOf(eights: number): number {
+    const { whole, left } = this.#cut(eights)
+    const reads = readsOf(whole, this.#together) + left
+    if (eights < mostEights) this.#reads[eights] = reads
+    return reads
+  }
+
+  #worth(eights: number, sms: number, percent: number): number {
+    const { shares, whole, left } = this.#cut(eights)
+    const perFlop = (1e6 * sms) / (interpolate(this.#rate, sms) * this.#tileSms)
+    const share = ((8 * eights) / shares) * perFlop
+    let us = 0
+    for (const linear of this.#linears) {
+      const memory = (linear.ringsUs * percent) / 100
+      const of = (row: number, { tiles, rowFlop }: SharesCost) =>
+        row * tiles * (join(memory, share * rowFlop, this.#exposed) + this.#tileUs)
+      us += of(whole, linear.whole)
+      const rest = linear.left[left]
+      if (rest !== undefined) us += of(1, rest)
     }
-    return all
+    return us * this.#tileSms
   }
 }
 

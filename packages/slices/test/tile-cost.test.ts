@@ -53,8 +53,9 @@ describe('what an expert is worth', () => {
     const rings = (2 * 100 * 10) / 1000
     const asked = ((16000 + 2 * 8 * 810) * 1e6) / (5 * rings)
     const reading = { ...bare, rate: [{ sms: 8, perSecond: 1e30 }], latencyUs: 5, memoryBytesPerSecond: asked }
-    expect(us(reading, [8], on(8))).toBeCloseTo(5 * rings * Math.cbrt(2), 6)
-    expect(us(reading, [8], on(4))).toBeCloseTo(2 * 5 * rings * Math.cbrt(1 + 1 / 8), 6)
+    // To the per cent, so that it is looked up.
+    expect(us(reading, [8], on(8))).toBeCloseTo(5 * rings * 1.26, 6)
+    expect(us(reading, [8], on(4))).toBeCloseTo(2 * 5 * rings * 1.04, 6)
     const hot = {
       ...bare,
       rate: [
@@ -143,6 +144,18 @@ describe('arranged by it', () => {
 })
 
 describe('in use', () => {
+  test('says the same however many loads and numbers of SMs there were before, and for loads that no table has', () => {
+    const fresh = () => tileCost({ ...h200Tiles })
+    const kept = fresh()
+    const loads = fc.array(fc.double({ min: 0, max: 2e5, noNaN: true }), { minLength: 3, maxLength: 40 })
+    fc.assert(
+      fc.property(loads, fc.integer({ min: 3, max: 16 }), (load, portions) => {
+        const placement = { sms: [8, 8, 8 * portions], sliceOf: load.map((_, e) => e % 3) }
+        expect(predictStep(kept, load, placement)).toEqual(predictStep(fresh(), load, placement))
+      }),
+      { numRuns: 200 },
+    )
+  })
   test('one model has one cost, whoever asks', () => {
     expect(tileCost(bare)).toBe(tileCost(bare))
     expect(tileCost({ ...bare })).not.toBe(tileCost(bare))

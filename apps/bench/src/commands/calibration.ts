@@ -27,6 +27,12 @@ const args = {
     description: 'measure nothing: fit anew to the measurements of this result file of an H200',
     valueHint: 'FILE',
   },
+  again: {
+    type: 'string',
+    description:
+      'with --from: result files of other runs of the same steps, by commas; a step is then the mean of its runs',
+    valueHint: 'FILES',
+  },
   unseen: {
     type: 'string',
     description: "with --from: hold the simulator's clock against the steps of this result file as well",
@@ -48,16 +54,20 @@ export default defineCommand({
   args,
   async run({ args: given }) {
     if (given.from !== undefined) {
-      const [{ refit }, { calibrationSection }, { h200 }] = await Promise.all([
+      const [{ meanOf, refit }, { calibrationSection }, { h200 }] = await Promise.all([
         import('../scheduling/calibration.js'),
         import('../sections/calibration.js'),
         import('@nexus/slices'),
       ])
       const other = given.unseen === undefined ? undefined : readJson('unseen', given.unseen)
-      const result = refit(readJson('from', given.from), h200, progress, other)
+      const from = readJson('from', given.from)
+      const again = given.again?.split(',').map((file) => readJson('again', file))
+      const result = refit(again ? meanOf(from, again) : from, h200, progress, other)
       return deliver(result, given, () => calibrationSection('calibration', result))
     }
-    if (given.unseen !== undefined) throw new RangeError('--unseen: needs --from')
+    for (const name of ['unseen', 'again'] as const) {
+      if (given[name] !== undefined) throw new RangeError(`--${name}: needs --from`)
+    }
     const parts = numbers('parts', given.parts, true)
     for (const part of parts) if (part >= 1) throw new RangeError(`--parts: ${part} is not below 1`)
     const shapes = given.shapes.split(',').map(parseShape)

@@ -28,7 +28,7 @@ import { type ArrangedStep, arrangedOf, arrangements } from './arranged.js'
 import type { Clock } from './clocks.js'
 import { type CalibrationFit, fitsOf } from './fits.js'
 import { medianInterval, quantile } from './statistics.js'
-import { type UnseenSteps, unseenOf } from './unseen.js'
+import { keyOf, type UnseenSteps, unseenOf } from './unseen.js'
 
 export interface CalibrationOptions {
   readonly device: 'cpu' | 'cuda'
@@ -113,6 +113,29 @@ export function checkedFile(file: unknown): CalibrationResult {
     throw new TypeError("expected a result file of kind 'calibration'")
   }
   return { ...result, measurements: checkMeasurements(result.measurements) }
+}
+
+/**
+ * A result file whose steps are the means over it and other runs that have them too: at the power limit the same step differs by up to 13 % between
+ * two runs. Steps that only the others have are left out.
+ * @throws TypeError or RangeError that names what is wrong with a file
+ */
+export function meanOf(file: unknown, others: readonly unknown[]): CalibrationResult {
+  const result = checkedFile(file)
+  const runs = new Map(result.measurements.rows.map((row) => [keyOf(row), [row.us]]))
+  for (const other of others) {
+    for (const row of checkedFile(other).measurements.rows) runs.get(keyOf(row))?.push(row.us)
+  }
+  const rows = result.measurements.rows.map((row) => {
+    const times = runs.get(keyOf(row)) ?? [row.us]
+    return { ...row, us: times.reduce((sum, us) => sum + us, 0) / times.length, samples: row.samples * times.length }
+  })
+  const { what } = result
+  return {
+    ...result,
+    what: `${what}; each step is the mean of up to ${others.length + 1} runs`,
+    measurements: { ...result.measurements, rows },
+  }
 }
 
 /**

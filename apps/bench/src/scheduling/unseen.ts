@@ -26,7 +26,7 @@ export interface UnseenSteps {
 }
 
 /** The same step: the same load, laid out the same way. */
-const keyOf = ({ shape, tokens, strategy, sms, sliceOf, counts }: StepMeasurement): string =>
+export const keyOf = ({ shape, tokens, strategy, sms, sliceOf, counts }: StepMeasurement): string =>
   JSON.stringify([shape, tokens, strategy, sms, sliceOf, counts])
 
 /**

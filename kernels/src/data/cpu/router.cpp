@@ -171,8 +171,9 @@ size_t route_workspace_bytes(const RouterDesc& desc, int64_t tokens) {
   return static_cast<size_t>(blocks_of(tokens)) * static_cast<size_t>(desc.experts) * sizeof(int32_t);
 }
 
-void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
+bool route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   stream.enqueue([desc, args] { run_route(desc, args); });
+  return false;
 }
 
 void router_logits(Stream& stream, const RouterLogitsArgs& args) {

@@ -23,6 +23,7 @@ struct GroupedParams {
   const int32_t* order;    // null: rows are their own slots
   const float* row_scale;  // by slot, or null
   const StepBlock* step;   // or null: input is its x, read on the device
+  const int32_t* ready;    // or null: says when offsets and order are there (RouteArgs)
   LaneView lanes;          // which experts, by which blocks (lanes.cuh)
   int64_t k, n;
   int64_t max_rows;

@@ -66,7 +66,7 @@ Prepared prepare(const GroupedLinearDesc& desc, const GroupedLinearArgs& args, c
   // The same bits in all of them. A limit of bytes under way is kept best by the shape with the smallest buffers.
   const Variant& variant = to.share_sm ? share_sm(chosen, problem) : to.read_ahead > 0 ? plain_shape(chosen) : chosen;
   GroupedParams p{};
-  p.step = step, p.lanes = args.lanes;
+  p.step = step, p.lanes = args.lanes, p.ready = args.ready;
   p.input = args.input, p.weight = args.weight, p.bias = args.bias, p.output = args.output;
   p.offsets = args.offsets, p.order = args.order, p.row_scale = args.row_scale;
   p.k = desc.k, p.n = desc.n, p.max_rows = args.max_rows;

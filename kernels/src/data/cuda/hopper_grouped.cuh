@@ -19,6 +19,10 @@
 // Both ways put the same bytes of a tile's rows into the same places, and a row's sum is made of that row and the
 // weights only, in the same order of k: the results do not tell them apart. (They differ in the rows that pad a tile,
 // whose results nobody stores.)
+//
+// With few weights a step is latencies one behind another, so copies begin ahead of the wait for the kernel before: a
+// first layer's when routing says by a word that it is done (launch.h), the first weights of a second layer, whose
+// offsets are older than the first, at once. Only the consumers write, and they wait.
 #pragma once
 #include "data/cuda/check.h"
 #include "data/cuda/hopper_shape.h"
@@ -180,6 +184,8 @@ template <class S, bool LANES>
 __device__ __forceinline__ void find_tiles(const GroupedParams& p, uint32_t buffers, typename S::Control& control,
                                            int block, int blocks) {
   if (threadIdx.x >= S::PRODUCERS + S::CONSUMERS + 32) return;
+  if constexpr (S::FEW_WEIGHTS)
+    if (p.ready != nullptr) await_ready(p.ready);  // all other producers wait for a tile
   Walk walk{block, blocks, -1};
   if constexpr (LANES) walk = lanes_walk(p, block, blocks);
   uint32_t turn = 0;  // of tiles, odd or even: the phase of the barriers
@@ -206,6 +212,13 @@ __device__ __forceinline__ void find_tiles(const GroupedParams& p, uint32_t buff
   }
 }
 
+/// Whether the first tile's weights are sent before the wait for the kernel before, which writes its rows: a second
+/// layer's, whose offsets are older. Nothing else is to be found out then.
+template <class S>
+__device__ __forceinline__ bool rows_come_late(const GroupedParams& p) {
+  return S::FEW_WEIGHTS && p.settled && p.ready == nullptr && !p.copy_rows;
+}
+
 /// Fills the buffers for the tiles of this block, `block` of `blocks` where a pair counts as one.
 template <class S, bool LANES>
 __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMap& map, const CUtensorMap& row_map,
@@ -224,6 +237,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
   [[maybe_unused]] int under_way = 0;
   // With a limit of bytes under way there is a neighbour on the chip, whose lines are not to be pushed out either.
   const bool limited = S::LIMITED && p.ring < 4 * S::STAGES;
+  [[maybe_unused]] bool late = rows_come_late<S>(p);
 #pragma unroll 1
   for (;;) {
     uint32_t rows[S::PASSES];  // see input_rows()
@@ -247,6 +261,21 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
     }
     const bool found = tile.padded != 0;
     const int y = tile.expert * static_cast<int>(p.n) + tile.column;
+    [[maybe_unused]] int sent = 0;  // steps whose weights are on their way: thread 0's
+    if constexpr (S::FEW_WEIGHTS) {
+      if (late) {
+        if (found && thread == 0 && !limited)
+          for (; sent < min(steps, S::STAGES); ++sent) {
+            const uint32_t ready = buffers + S::FULL + sent * 8;
+            expect(ready, S::WEIGHT_BYTES);
+            copy_weights<S>(map, p, buffers + sent * S::STAGE_BYTES, ready, sent, y, give_up_first<S>(p, tile),
+                            tile.alone);
+          }
+        __syncwarp();
+        wait_for_previous();
+        late = false;
+      }
+    }
 #pragma unroll 1
     for (int s = 0; s < steps; ++s) {
       const uint32_t buffer = buffers + at.stage * S::STAGE_BYTES, ready = buffers + S::FULL + at.stage * 8;
@@ -268,7 +297,9 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
         if (thread == 0) arrive(ready);
         return;
       }
-      if (thread == 0) {
+      if (S::FEW_WEIGHTS && thread == 0 && s < sent) {
+        arrive_expect(ready, step_bytes<S>(p, tile) - S::WEIGHT_BYTES);
+      } else if (thread == 0) {
         arrive_expect(ready, step_bytes<S>(p, tile));
         copy_weights<S>(map, p, buffer, ready, s, y, limited || (S::LIMITED && give_up_first<S>(p, tile)), tile.alone);
       }
@@ -395,8 +426,7 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
 #pragma unroll 1
   for (;;) {
     wait(buffers + S::FULL + at.stage * 8, at.phase);  // the first buffer of a tile also publishes the tile
-    Tile tile = control.ring[slot];
-    __syncwarp();  // no lane reads the slot behind lane 0's arrival at `empty`, which frees it
+    Tile tile = read_slot<S>(control.ring[slot]);
     if (tile.padded == 0) return;
     [[maybe_unused]] const int mine = slot;
     slot = (slot + 1) % S::RING;
@@ -413,8 +443,9 @@ __device__ __forceinline__ void consume(const GroupedParams& p, uint32_t buffers
 #pragma unroll
       for (int h = 0; h < S::BLOCKS; ++h) acc[h][i] = 0.f;
     multiply_rows<S>(tile.padded, acc, at, steps, buffers, group);
-    if constexpr (S::STAGED) tile = control.ring[mine];  // read again, rather than kept in registers: it is still there
-    named_barrier(1 + group, 128);                       // the map's last readers are done
+    // Read again, rather than kept in registers: it is still there.
+    if constexpr (S::STAGED) tile = read_slot<S>(control.ring[mine]);
+    named_barrier(1 + group, 128);  // the map's last readers are done
 #pragma unroll
     for (int i = 0; i < (S::ROWS + 127) / 128; ++i) {
       const int local = thread + i * 128;
@@ -464,9 +495,17 @@ __global__ void __maxnreg__(S::REGISTERS)
     __syncthreads();
   if constexpr (S::FEW_WEIGHTS)
     if (threadIdx.x == S::PRODUCERS) prefetch_weights(p);
-  // Launched as a programmatic dependent: what is above overlapped with the kernel before.
-  wait_for_previous();
-  if (p.lets_in) release_next();
+  // Launched as a programmatic dependent: what is above overlapped with the kernel before. With few weights so do a
+  // first layer's copies, where routing says by a word that it is done, and a second layer's of its first weights; the
+  // consumers, which write, wait.
+  bool waits = true;
+  if constexpr (S::FEW_WEIGHTS && S::FINDERS > 0)
+    waits = (p.ready == nullptr && !rows_come_late<S>(p)) ||
+            (threadIdx.x >= S::PRODUCERS && threadIdx.x < S::PRODUCERS + S::CONSUMERS);
+  if (waits) {
+    wait_for_previous();
+    if (p.lets_in) release_next();
+  }
 
   // Each consumer thread holds ROWS accumulators, the others hardly anything.
   if (threadIdx.x < S::PRODUCERS) {

@@ -23,7 +23,12 @@
 //
 // The counters are zero before and after each launch: the last block to leave clears them. By then each row tile's
 // count was seen complete by one of its tiles of layer 1, so that nobody adds to it or looks at it any more. A launch
-// that follows claims behind its wait, when all of this one is over.
+// that follows claims behind its wait, when all of this one is over, or has other counters (below).
+//
+// Where routing says by a word that its results are there (launch.h), the producers do not wait for the kernel before:
+// they claim, look tiles up and fill the buffers of layer 0, which is reading only, while the step before is being
+// summed up. The consumers wait, so nothing is written, and no row tile of layer 0 is counted, before all of it is
+// over.
 #pragma once
 #include "data/cuda/hopper_grouped.cuh"
 #include "data/cuda/mlp_tiles.h"
@@ -144,11 +149,16 @@ __device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMa
   Cursor<S::STAGES> at;
   prefetch_input<S>(p.layer[0]);
   const auto claim = [&] { return atomicAdd(p.counters + kMlpNext, 1); };
-  wait_for_previous();
-  if (p.lets_in) release_next();
-  if (thread == 0) control.claimed[0] = claim();
-  touch_offsets(p.layer[0]);
-  __syncwarp();
+  const bool ahead = p.layer[0].ready != nullptr;
+  if (!ahead) wait_for_previous();
+  if (thread < 32) {
+    int claimed = 0;
+    if (thread == 0) claimed = claim();
+    if (ahead) await_ready(p.layer[0].ready);  // while the claim is on its way; no lane reads an offset before
+    touch_offsets(p.layer[0]);
+    if (thread == 0) control.claimed[0] = claimed;
+    __syncwarp();
+  }
   named_barrier(kProducersOnly, S::PRODUCERS);
   const char* const x = static_cast<const char*>(input_of(p.layer[0]));
   int slot = 0, row_tiles = -1;
@@ -219,7 +229,7 @@ __device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMa
   if (thread < 32) {
     leave_mlp(p, row_tiles);
     __syncwarp();
-    if (!p.lets_in) release_next();
+    if (!p.lets_in) release_next();  // never behind a word: this warp has not waited then
   }
   wait_empty(at);
   if (thread == 0) {
@@ -247,8 +257,7 @@ __device__ __forceinline__ void consume_mlp(const MlpParams& p, uint32_t buffers
 #pragma unroll 1
   for (;;) {
     wait(buffers + S::FULL + at.stage * 8, at.phase);  // the first buffer of a tile also publishes the tile
-    MlpTile tile = control.ring[slot];
-    __syncwarp();  // no lane reads the slot behind lane 0's arrival at `empty`, which frees it
+    MlpTile tile = read_slot<S>(control.ring[slot]);
     if (tile.padded == 0) return;
     [[maybe_unused]] const int mine = slot;
     slot = (slot + 1) % S::RING;
@@ -267,7 +276,8 @@ __device__ __forceinline__ void consume_mlp(const MlpParams& p, uint32_t buffers
 #pragma unroll
       for (int h = 0; h < S::BLOCKS; ++h) acc[h][i] = 0.f;
     multiply_rows<S>(tile.padded, acc, at, steps, buffers, group);
-    if constexpr (S::STAGED) tile = control.ring[mine];  // read again, rather than kept in registers: it is still there
+    // Read again, rather than kept in registers: it is still there.
+    if constexpr (S::STAGED) tile = read_slot<S>(control.ring[mine]);
     const GroupedParams& done = p.layer[tile.layer];
     named_barrier(1 + group, 128);  // the map's last readers are done
 #pragma unroll
@@ -322,6 +332,7 @@ __global__ void __maxnreg__(S::REGISTERS)
     if constexpr (S::DIVIDED) more_registers<S::CONSUMER>();
     if (threadIdx.x == S::PRODUCERS) prefetch_weights(p.layer[0]);
     wait_for_previous();
+    if (p.lets_in) release_next();
     consume_mlp<S>(p, buffers, control);
   }
 #else

@@ -32,7 +32,8 @@ void launch_mlp_shape(const Variant& variant, const GroupedParams (&layers)[2], 
                 std::string("grouped_mlp: variant ") + variant.name + " does not match its kernel");
   MlpParams params{{layers[0], layers[1]}, counters, mlp_row_tiles(layers[0].experts)};
   const GroupedParams &one = layers[0], &two = layers[1];
-  params.lets_in = mlp_lets_in(S::ROWS, one.max_rows / one.rows_per_input, two.n, target.width);
+  // Behind a word the sum may come at once at any size: the next step's routing, which it lets in, is worth its place.
+  params.lets_in = one.ready != nullptr || mlp_lets_in(S::ROWS, one.max_rows / one.rows_per_input, two.n, target.width);
   params.layer[0].ahead = weights_ahead(static_cast<int64_t>(one.experts) * one.n * one.k * 2);
   unsigned tiles = 0;
   for (GroupedParams& p : params.layer) tiles = std::max(tiles, plan_grid(variant, p));

@@ -361,8 +361,7 @@ __device__ __forceinline__ void consume_rest(const GroupedParams& p, uint32_t bu
 #pragma unroll 1
   for (;;) {
     wait(buffers + S::FULL + at.stage * 8, at.phase);  // the first buffer of a tile also publishes the tile
-    Tile tile = control.ring[slot];
-    __syncwarp();  // no lane reads the slot behind lane 0's arrival at `empty`, which frees it
+    Tile tile = read_slot<S>(control.ring[slot]);
     if (tile.padded == 0) return;
     [[maybe_unused]] const int mine = slot;
     slot = (slot + 1) % S::RING;
@@ -386,8 +385,9 @@ __device__ __forceinline__ void consume_rest(const GroupedParams& p, uint32_t bu
 #pragma unroll
       for (int h = 0; h < S::BLOCKS; ++h) acc[h][i] = 0.f;
     multiply_rest_rows<S>(tile.padded, blocks, acc, at, steps, last, buffers, group);
-    if constexpr (S::STAGED) tile = control.ring[mine];  // read again, rather than kept in registers: it is still there
-    named_barrier(1 + group, 128);                       // the map's last readers are done
+    // Read again, rather than kept in registers: it is still there.
+    if constexpr (S::STAGED) tile = read_slot<S>(control.ring[mine]);
+    named_barrier(1 + group, 128);  // the map's last readers are done
 #pragma unroll
     for (int i = 0; i < (S::ROWS + 127) / 128; ++i) {
       const int local = thread + i * 128;

@@ -32,6 +32,22 @@ struct NextTile {
   uint32_t rows[ROWS];  // see input_rows()
 };
 
+/// What consumers need of the tile in a slot of the ring between producer and them: by all lanes of a warp. One lane
+/// reads it, the one that gives this block's buffers back, so that the slot's next write is ordered behind its reads by
+/// that lane's own arrivals. Were others to read it as well, the order would go by way of barriers among them, which
+/// racecheck does not follow.
+template <class S, class T>
+__device__ __forceinline__ T read_slot(const T& slot) {
+  const int reader = S::CLUSTER > 1 ? static_cast<int>(cluster_rank()) : 0;
+  const bool reads = static_cast<int>(threadIdx.x & 31) == reader;
+  const auto pass = [&](const int& word) { return __shfl_sync(0xffffffffu, reads ? word : 0, reader); };
+  T tile{};
+  tile.expert = pass(slot.expert), tile.row = pass(slot.row), tile.column = pass(slot.column);
+  tile.rows = pass(slot.rows), tile.padded = pass(slot.padded);
+  if constexpr (requires { tile.layer; }) tile.layer = pass(slot.layer), tile.count = pass(slot.count);
+  return tile;
+}
+
 /// What a pair of blocks does at turn `index` of an expert's, as one of its blocks sees it: see PairTurn in
 /// hopper_shape.h. `begin`, `rows`, `shares`: the expert's.
 template <int COLUMNS>

@@ -11,10 +11,22 @@
 //
 // Two go on ahead of their wait, so that a step's routing runs beside the sum of the step before. Combine, where only
 // its own step reads what the kernel before it writes, lets the next one in at once. Route, behind such a combine and
-// where what it reads is settled (Stream::settle_but), routes its tokens before it waits, and writes when it has.
+// where what it reads is settled (Stream::settle_but), routes its tokens before it waits, and writes when it has; or,
+// with a word to say so by (RouteArgs::ready), writes at once, says so, and waits before it ends. The first layer of
+// the experts, let in by route, looks at that word instead of waiting, and reads; all that it writes waits.
+//
+// Why that is safe. Steps take turns with two copies of what route writes, of the word and of the experts' counters.
+// - Of the steps before, only the last is still under way when a route begins: it was let in by that one's sum, this by
+//   that one's experts, whose writing threads had waited for the end of that one's route, which is behind all before
+//   it. So nobody else looks at this copy.
+// - Who looks at the word has been let in by all of route's blocks: they are on the chip and wait for nobody before
+//   they say so. And the word was cleared before the first of them let anybody in: what it said to an earlier step is
+//   gone, whatever has run since.
+// - x is as settled as the logits, or the logits are not settled and route waits before it lets anybody in.
 #pragma once
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <utility>
 
 #include "data/cuda/check.h"
@@ -32,6 +44,25 @@ __device__ __forceinline__ void release_next() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
+}
+
+// ---- the word by which route says that its results are written ------------------------------------------------------
+
+/// What it holds then. Each block adds its part.
+constexpr int kReady = 8;
+/// By one thread of one block, before any block lets the next kernel in, whose look it must not miss.
+__device__ __forceinline__ void clear_ready(int32_t* word) {
+  *static_cast<volatile int32_t*>(word) = 0;
+  __threadfence();
+}
+/// By one thread, behind a barrier with those that wrote.
+__device__ __forceinline__ void say_ready(int32_t* word, int part) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(word), "r"(part) : "memory");
+}
+__device__ __forceinline__ void await_ready(const int32_t* word) {
+  int said;
+  do asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(said) : "l"(word) : "memory");
+  while (said < kReady);
 }
 
 template <class... Parameters, class... Arguments>

@@ -30,7 +30,7 @@ void launch_route_cluster(RouteParams p, cudaStream_t stream) {
     // Eight blocks of 512 threads find no room while the experts' and the sum's blocks of the step before are there,
     // and its routing would begin when those have left: 512/1024/8/2 at 512 tokens takes 25 us instead of 23. Steps
     // whose experts fill every SM take 1 to 3 % longer with blocks of 256.
-    const int most = p.few_weights ? kFewThreads : route_threads(per);
+    const int most = p.few_weights ? kFewThreads : most_route_threads(p, per);
     const int threads = std::min(route_block_threads(per, quad, p.chunk_tokens), most);
     launch_clusters("route_cluster", &route_block_kernel<decltype(per)::value, decltype(quad)::value, true>,
                     kClusterBlocks, threads, route_block_shared(p.desc, p.chunk_tokens, true, threads), stream, p);

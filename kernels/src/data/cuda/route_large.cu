@@ -333,7 +333,7 @@ size_t route_workspace_bytes(const RouterDesc& d, int64_t tokens) {
          kAlign;
 }
 
-void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
+bool route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   RouteParams p{};
   p.desc = desc;
   p.logits = args.logits, p.select_bias = args.select_bias, p.tokens = args.tokens;
@@ -346,13 +346,16 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   p.settled = args.step == nullptr && args.ring.slots == nullptr &&
               stream.settled(args.logits, static_cast<size_t>(args.tokens) * experts * sizeof(float)) &&
               stream.settled(args.select_bias, args.select_bias == nullptr ? 0 : experts * sizeof(float));
+  p.ready = args.ready;  // not the grid's: its launches wait for one another
   const cudaStream_t s = handle(stream);
   const bool clusters = hopper_path(device) && !stream.in_slice() && !stream.share_sm();
   switch (path_for(desc, args.tokens, clusters)) {
     case RoutePath::kBlock:
-      return launch_route_block(p, device, s);
+      launch_route_block(p, device, s);
+      return p.ready != nullptr;
     case RoutePath::kCluster:
-      return launch_route_cluster(p, s);
+      launch_route_cluster(p, s);
+      return p.ready != nullptr;
     default:
       break;
   }
@@ -361,6 +364,7 @@ void route(Stream& stream, const RouterDesc& desc, const RouteArgs& args) {
   p.chunk_tokens = static_cast<int>(chunk_tokens(desc, args.tokens));
   p.chunks = chunks_of(desc, args.tokens);
   launch_route_grid(p, device, s);
+  return false;
 }
 
 }  // namespace nexus::cuda

@@ -17,7 +17,7 @@ void launch_route_block(const RouteParams& params, int device, cudaStream_t stre
   RouteParams p = params;
   p.chunk_tokens = static_cast<int>(p.tokens);
   with_router(p.desc, [&](auto per, auto quad) {
-    const int threads = route_block_threads(per, quad, p.chunk_tokens);
+    const int threads = std::min(route_block_threads(per, quad, p.chunk_tokens), most_route_threads(p, per));
     launch("route_block", &route_block_kernel<decltype(per)::value, decltype(quad)::value, false>, 1, threads,
            route_block_shared(p.desc, p.chunk_tokens, false, threads), device, stream, p);
   });

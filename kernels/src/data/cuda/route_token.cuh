@@ -31,6 +31,7 @@ struct RouteParams {
   int chunks;
   unsigned per_top_k;  // ceil(2^32 / top_k), 0 for 1: see token_of()
   bool settled;        // what is read here is older than the kernel before, see Stream::settled()
+  int32_t* ready;      // see RouteArgs
 };
 
 __device__ __forceinline__ float sanitised(float l) {

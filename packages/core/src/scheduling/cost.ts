@@ -83,6 +83,7 @@ export function predictUs(costs: CostByLoad, load: ArrayLike<number>, { strategy
     const all = sms.reduce((sum, n) => sum + n, 0)
     return predictStep(cost, load, { sms: [all], sliceOf: new Array<number>(load.length).fill(0) }).stepUs
   }
-  const model: CostModel = strategy === 'cooperative' ? { ...cost, dividedUs: 0, perSliceUs: cooperativeUs } : cost
+  // By tiles, being divided at all is what costs, and that is the same in one launch: the layers' own launches instead of one for both.
+  const model: CostModel = strategy === 'cooperative' && !cost.tiles ? { ...cost, perSliceUs: cooperativeUs } : cost
   return predictStep(model, load, { sms, sliceOf: Array.from(laneOf) }).stepUs
 }
