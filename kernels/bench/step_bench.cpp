@@ -138,8 +138,8 @@ struct Bench : bench::Memory {
         return served;
       }
       if (apart) ra.ready = static_cast<int32_t*>(routing.ready->data());
-      const bool ahead = !stream->settled(ra.logits, static_cast<size_t>(tokens * e * 4)) ||
-                         stream->settled(x->data(), x->bytes());
+      const bool ahead =
+          !stream->settled(ra.logits, static_cast<size_t>(tokens * e * 4)) || stream->settled(x->data(), x->bytes());
       const bool says = route(*stream, router, ra) && ahead;
       const size_t plus = way.find('+');
       if (plus == std::string::npos) {

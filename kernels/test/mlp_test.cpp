@@ -40,8 +40,8 @@ const Shape kShapes[] = {
     {12, 4, 192, 256, 512, 801, Epilogue::kSwiglu},  {3, 1, 64, 256, 256, 1000, Epilogue::kGelu},
 };
 
-/// Both layers by one kernel variant, over rows that are dealt out by hand. `width`: SMs that are filled with blocks; 0:
-/// all.
+/// Both layers by one kernel variant, over rows that are dealt out by hand. `width`: SMs that are filled with blocks;
+/// 0: all.
 void check_named(Random& random, DType dtype, const std::string& name, const std::vector<int32_t>& rows, const Shape& s,
                  int width = 0) {
   Bench bench(DeviceId{0});

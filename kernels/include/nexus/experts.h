@@ -56,9 +56,9 @@ struct GroupedLinearArgs {
   const int32_t* offsets = nullptr;  ///< [experts + 1], on the device; offsets[experts] <= max_rows. null: dense, one
                                      ///< expert has all max_rows rows
   const int32_t* order = nullptr;    ///< see above, or null
-  int32_t rows_per_input = 1;  ///< top_k where order holds slots and the input holds tokens; 1 to read row order[r]
-  bool gather = false;         ///< read through order
-  bool scatter = false;        ///< write through order
+  int32_t rows_per_input = 1;      ///< top_k where order holds slots and the input holds tokens; 1 to read row order[r]
+  bool gather = false;             ///< read through order
+  bool scatter = false;            ///< write through order
   const int32_t* ready = nullptr;  ///< see MlpArgs: the first layer's
   const float* row_scale = nullptr;  ///< [slots] or null: the product (before the bias) of row r times row_scale[order
                                      ///< ? order[r] : r]; Llama-4
