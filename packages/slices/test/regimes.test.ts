@@ -25,10 +25,11 @@ const placed = ({ sms, sliceOf, counts }: StepMeasurement) => ({
   sliceOf: sliceOf ?? new Array<number>(counts.length).fill(0),
 })
 
+const ofTwo = ({ strategy, sms }: StepMeasurement) => strategy === 'tiered' && sms.length === 2
 /** The middle one of the layouts of two slices, which is left out of the fits with all its loads. */
-const layouts = [...new Set(file.rows.flatMap(({ strategy, sms }) => (strategy === 'tiered' ? [sms[0] ?? 0] : [])))]
+const layouts = [...new Set(file.rows.filter(ofTwo).map(({ sms }) => sms[0] ?? 0))]
 const middle = layouts.sort((a, b) => a - b)[layouts.length >> 1]
-const held = (row: StepMeasurement) => row.strategy === 'tiered' && row.sms[0] === middle
+const held = (row: StepMeasurement) => ofTwo(row) && row.sms[0] === middle
 
 describe('regimes of the measured H200', () => {
   const stated = (shape: string) => fits.find((fit: { shape: string }) => fit.shape === shape)
