@@ -73,19 +73,19 @@ export const acceptedSpills = [
   },
   {
     kernel: 'decode_output_kernel',
-    instance: /^f32, SideBySide<f32, 1>/,
+    instance: /^f32, SideBySide<f32, 1, false>/,
     most: { sm_90a: 12 },
     why: 'float32 of few long rows: three registers around the routing and between items',
   },
   {
     kernel: 'decode_output_kernel',
-    instance: /^(bf16|f16|f32), (SideBySide|Streamed)</,
+    instance: /^(bf16|f16|f32), (SideBySide|RunOn|Streamed)</,
     most: { sm_90a: 5 },
     why: 'one to three registers around the routing; a block fewer an SM, without them, took 8.3 → 12.2 µs (log, entry 11)',
   },
   {
     kernel: 'grouped_gemv_lanes_kernel',
-    instance: /^f32$/,
+    instance: /^f32, false$/,
     most: { sm_80: 3 },
     why: 'float32 with lanes on 8.0: two stores and a load',
   },

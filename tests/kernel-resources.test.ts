@@ -207,7 +207,7 @@ describe('the page', () => {
 
   test('an accepted spill may not grow, nor spread to another architecture', () => {
     const gemv = (arch: string, spills: number) =>
-      faultsOf([row('grouped_gemv_lanes_kernel', 'float', { [arch]: { spills, stackBytes: 8 } })])
+      faultsOf([row('grouped_gemv_lanes_kernel', 'float, false', { [arch]: { spills, stackBytes: 8 } })])
     expect(gemv('sm_80', 3)).toEqual([])
     expect(gemv('sm_80', 4)).toHaveLength(1)
     expect(gemv('sm_90a', 1)).toHaveLength(1)

@@ -229,6 +229,7 @@ class Fields {
   float number(const char* field) const {
     return static_cast<float>(addon::number(object_.Get(field), (name_ + "." + field).c_str()));
   }
+  bool flag(const char* field) const { return object_.Get(field).ToBoolean(); }
   template <class E>
   E choice(const char* field, E last) const {
     return static_cast<E>(integer(field, 0, static_cast<int64_t>(last)));
@@ -276,6 +277,7 @@ MlpDesc mlp_desc(const Napi::Value& value, const char* name) {
   desc.input = fields.integer("input", 1, INT32_MAX);
   desc.hidden = fields.integer("hidden", 1, INT32_MAX / 2);
   desc.output = fields.integer("output", 1, INT32_MAX);
+  desc.in_panels = fields.flag("inPanels");
   return desc;
 }
 

@@ -35,6 +35,7 @@ GroupedLinearDesc linear_desc(const Value& value) {
     throw_invalid("linear.epilogue: there is no " + std::to_string(code));
   desc.params.limit = static_cast<float>(number(from.Get("limit"), "linear.limit"));
   desc.params.alpha = static_cast<float>(number(from.Get("alpha"), "linear.alpha"));
+  desc.in_panels = from.Get("inPanels").ToBoolean();
   return desc;
 }
 
@@ -77,6 +78,25 @@ Value GroupedLinear(const CallbackInfo& info) {
   args.choice.variant = variant;
   args.settled = !args.gather;
   grouped_linear(*stream.object, desc, args);
+  return info.Env().Undefined();
+}
+
+Value PanelUse(const CallbackInfo& info) {
+  const bool fit = fit_panels(weights_of(linear_desc(info[1])));
+  auto o = Napi::Object::New(info.Env());
+  o.Set("fit", fit);
+  o.Set("pay", fit && panels_pay(device_of(info[0])));
+  return o;
+}
+
+Value LayPanels(const CallbackInfo& info) {
+  const auto& stream = stream_of(info[0]);
+  const auto desc = linear_desc(info[1]);
+  void* const weight = view(stream, info[2], "weight", desc.dtype, product("weight", {desc.experts, desc.n, desc.k}));
+  const WeightMatrices matrices = weights_of(desc);
+  const auto scratch = Buffer::allocate(stream.object, lay_panels_bytes(matrices));
+  lay_panels(*stream.object, matrices, info[3].ToBoolean() ? PanelWay::kToRows : PanelWay::kFromRows, weight,
+             scratch->data());
   return info.Env().Undefined();
 }
 
@@ -125,6 +145,8 @@ Value SetVariantTable(const CallbackInfo& info) {
 void define_variants(Napi::Object& router_kernels) {
   define<Candidates>(router_kernels, "candidates");
   define<GroupedLinear>(router_kernels, "groupedLinear");
+  define<PanelUse>(router_kernels, "panelUse");
+  define<LayPanels>(router_kernels, "layPanels");
   define<DeviceClass>(router_kernels, "deviceClass");
   define<SetVariantTable>(router_kernels, "setVariantTable");
 }

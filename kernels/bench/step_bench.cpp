@@ -9,11 +9,12 @@
 // linear layers in one, hopper_mlp.h) or mlp=VARIANT, `decode` (the kernels of decode.h), or FIRST+SECOND, the kernel
 // variants of the two linear layers (bf16); with `~` behind it, a step's routing begins only when the step before has
 // ended, as where the logits come from the kernel just before; with `!`, the experts wait for routing's end and not for
-// its word (RouteArgs::ready). Each way's outputs are compared with those of the first, bit for bit: of its steps one
-// by one, and of up to 1024 tokens of its graph, where steps overlap, each with an output of its own. `-`: the way does
-// not serve the step. --skew: the standard deviation of a bias that each expert has in all logits. --settle: each way
-// is timed behind so many milliseconds of nothing and as many of itself, as at the power limit the clock depends on
-// what ran just before; with the least and the most of the turns.
+// its word (RouteArgs::ready); with `@`, weights are in panels (nexus/weight_panels.h). Each way's outputs are compared
+// with those of the first, bit for bit: of its steps one by one, and of up to 1024 tokens of its graph, where steps
+// overlap, each with an output of its own. `-`: the way does not serve the step. --skew: the standard deviation of a
+// bias that each expert has in all logits. --settle: each way is timed behind so many milliseconds of nothing and as
+// many of itself, as at the power limit the clock depends on what ran just before; with the least and the most of the
+// turns.
 #include <unistd.h>
 
 #include <algorithm>
@@ -43,7 +44,8 @@ std::vector<std::string> words(const std::string& text) {
 }
 
 /// A way without its marks.
-std::string unmarked(const std::string& way) { return way.substr(0, way.find_first_of("~!")); }
+std::string unmarked(const std::string& way) { return way.substr(0, way.find_first_of("~!@")); }
+bool in_panels(const std::string& way) { return way.find('@') != std::string::npos; }
 
 /// Forces the path of a way while it is recorded.
 struct Path {
@@ -77,11 +79,23 @@ struct Bench : bench::Memory {
     const int64_t h = shape.hidden, inter = shape.inter, e = shape.experts, rows = tokens * shape.top_k;
     const double held = 6. * static_cast<double>(e * inter * h);
     const int copies = std::clamp(static_cast<int>(400e6 / held) + 1, 1, 16), steps = std::max(8, copies);
-    std::vector<std::shared_ptr<Buffer>> w1, w2, logits;
-    for (int i = 0; i < copies; ++i) {
-      w1.push_back(normals(kType, e * 2 * inter * h, 1.f / 32));
-      w2.push_back(normals(kType, e * inter * h, 1.f / 32));
-    }
+    RouterDesc router;
+    router.experts = shape.experts, router.top_k = shape.top_k, router.normalize = Normalize::kSumPlusEpsilon;
+    MlpDesc in_rows;
+    in_rows.dtype = kType, in_rows.experts = shape.experts, in_rows.input = in_rows.output = h, in_rows.hidden = inter;
+    const bool with_panels = std::any_of(ways.begin(), ways.end(), [](const auto& way) { return in_panels(way); });
+    std::vector<std::shared_ptr<Buffer>> weights[2], panels[2], logits;  // of either layer
+    for (int i = 0; i < copies; ++i)
+      for (int l = 0; l < 2; ++l) {
+        const WeightMatrices m = weights_of(mlp_layer(in_rows, l));
+        const auto own = normals(kType, m.experts * m.n * m.k, 1.f / 32);
+        weights[l].push_back(own);
+        if (!with_panels) continue;
+        const auto scratch = bytes(static_cast<int64_t>(lay_panels_bytes(m)));
+        panels[l].push_back(bytes(static_cast<int64_t>(own->bytes())));
+        stream->copy(panels[l].back()->data(), own->data(), own->bytes());
+        lay_panels(*stream, m, PanelWay::kFromRows, panels[l].back()->data(), scratch->data());
+      }
     std::mt19937_64 engine(seed++);
     std::normal_distribution<float> normal;
     std::vector<float> bias(static_cast<size_t>(e));
@@ -92,10 +106,6 @@ struct Bench : bench::Memory {
       logits.push_back(upload(values));
     }
 
-    RouterDesc router;
-    router.experts = shape.experts, router.top_k = shape.top_k, router.normalize = Normalize::kSumPlusEpsilon;
-    MlpDesc mlp;
-    mlp.dtype = kType, mlp.experts = shape.experts, mlp.input = mlp.output = h, mlp.hidden = inter;
     const auto x = normals(kType, tokens * h, 1.f), out_rows = bytes(rows * h * 2);
     std::vector<std::shared_ptr<Buffer>> ys;
     for (int i = 0; i < steps; ++i) ys.push_back(bytes(tokens * h * 2));
@@ -106,27 +116,30 @@ struct Bench : bench::Memory {
     Routing routings[2];
     for (Routing& r : routings) {
       r = {bytes(rows * 4), bytes(rows * 4), bytes(e * 4), bytes((e + 1) * 4), bytes(rows * 4), nullptr, bytes(4)};
-      r.counters = bytes(std::max<int64_t>(mlp_counter_bytes(stream->device(), mlp), 4));
+      r.counters = bytes(std::max<int64_t>(mlp_counter_bytes(stream->device(), in_rows), 4));
       stream->fill(r.counters->data(), 0, r.counters->bytes());
     }
     const auto scratch = bytes(cuda::route_workspace_bytes(router, tokens));
-    const auto hidden = bytes(mlp_workspace_bytes(stream->device(), mlp, rows));
+    const auto hidden = bytes(mlp_workspace_bytes(stream->device(), in_rows, rows));
 
     const auto step = [&](int i, const std::string& given) {
       const bool late = given.find('~') != std::string::npos, apart = given.find('!') == std::string::npos;
       const std::string way = unmarked(given);
+      MlpDesc mlp = in_rows;
+      mlp.in_panels = in_panels(given);
       const auto& y = ys[static_cast<size_t>(i)];
       const Routing& routing = routings[apart ? i & 1 : 0];
-      const auto &ids = routing.ids, &weights = routing.weights, &counts = routing.counts;
+      const auto &ids = routing.ids, &counts = routing.counts;
       const auto &offsets = routing.offsets, &order = routing.order, &counters = routing.counters;
       RouteArgs ra;
       ra.logits = static_cast<const float*>(logits[static_cast<size_t>(i)]->data()), ra.tokens = tokens;
-      ra.expert_ids = static_cast<int32_t*>(ids->data()), ra.weights = static_cast<float*>(weights->data());
+      ra.expert_ids = static_cast<int32_t*>(ids->data()), ra.weights = static_cast<float*>(routing.weights->data());
       ra.counts = static_cast<int32_t*>(counts->data()), ra.offsets = static_cast<int32_t*>(offsets->data());
       ra.order = static_cast<int32_t*>(order->data()), ra.workspace = scratch->data();
       ra.few_weights = has_few_weights(mlp);
-      const void *first = w1[static_cast<size_t>(i % copies)]->data(),
-                 *second = w2[static_cast<size_t>(i % copies)]->data();
+      const auto& own = mlp.in_panels ? panels : weights;
+      const auto copy = static_cast<size_t>(i % copies);
+      const void *first = own[0][copy]->data(), *second = own[1][copy]->data();
       MlpWeights w;
       w.weight = {first, second, nullptr};
       if (way == "decode") {

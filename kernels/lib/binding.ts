@@ -87,6 +87,8 @@ export interface RawMlpDesc {
   input: number
   hidden: number
   output: number
+  /** @default false */
+  inPanels?: boolean
 }
 /** LayerDesc in layer.h. */
 export interface RawLayerDesc {
@@ -109,6 +111,8 @@ export interface RawLinearDesc {
   epilogue: number
   limit: number
   alpha: number
+  /** @default false */
+  inPanels?: boolean
 }
 /** VariantCandidate in variants.h. */
 export interface RawVariantCandidate {
@@ -404,6 +408,10 @@ export interface NativeBinding {
     variant(device: number, desc: RawMlpDesc, layer: number, rows: number, of?: LayerHandle | null): string
     /** Every variant that computes the layer for so many rows on this device. */
     candidates(device: number, linear: RawLinearDesc, rows: number): RawVariantCandidate[]
+    /** Whether the weights of a linear layer can lie in panels (weight_panels.h), and whether the device's kernels are faster then. */
+    panelUse(device: number, linear: RawLinearDesc): { fit: boolean; pay: boolean }
+    /** Lays weights [experts, n, k] into panels, or back into rows, where they are; `linear.inPanels` does not matter. */
+    layPanels(stream: StreamHandle, linear: RawLinearDesc, weight: BufferHandle, toRows: boolean): void
     /**
      * One grouped linear layer by the variant of that name. `gather`: rows are read through `order`, else they lie in its order; `scatter`:
      * they are written through it. `weightOffset` counts elements.

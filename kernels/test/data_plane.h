@@ -50,6 +50,18 @@ struct HostArray {
   }
 };
 
+/// Weights [experts, n, k] in panels, by the definition (nexus/weight_panels.h).
+inline HostArray laid(const WeightMatrices& m, const HostArray& rows) {
+  if (!fit_panels(m)) throw Failure("these weights cannot lie in panels");
+  HostArray out = rows;
+  for (int64_t e = 0; e < m.experts; ++e)
+    for (int64_t row = 0; row < m.n; ++row)
+      for (int64_t column = 0; column < m.k; ++column)
+        std::memcpy(out.bytes.data() + 2 * (e * m.n * m.k + panel_element(row, column, m.n, m.gated)),
+                    rows.bytes.data() + 2 * ((e * m.n + row) * m.k + column), 2);
+  return out;
+}
+
 /// A stream and the memory that one test uses on it.
 class Bench {
  public:

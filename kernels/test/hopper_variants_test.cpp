@@ -28,6 +28,7 @@ struct Linear {
   GroupedLinearDesc desc;
   GroupedLinearArgs args;
   size_t size;
+  const void* panels = nullptr;  // the weights again, where they can be
   Bench bench{kGpu};
 
   Linear(Random& random, DType dtype, const Odd& odd) {
@@ -45,7 +46,9 @@ struct Linear {
       return HostArray::rounded(dtype, random.normals(static_cast<size_t>(count), deviation));
     };
     args.input = bench.upload(rounded(inputs * odd.k, 1.f));
-    args.weight = bench.upload(rounded(desc.experts * odd.n * odd.k, 1.f / std::sqrt(static_cast<float>(odd.k))));
+    const HostArray weight = rounded(desc.experts * odd.n * odd.k, 1.f / std::sqrt(static_cast<float>(odd.k)));
+    args.weight = bench.upload(weight);
+    if (fit_panels(weights_of(desc))) panels = bench.upload(laid(weights_of(desc), weight));
     if (odd.bias) args.bias = bench.upload(random.normals(static_cast<size_t>(desc.experts * odd.n)));
     if (odd.scale) args.row_scale = bench.upload(random.normals(static_cast<size_t>(slots)));
     args.offsets = bench.upload(buckets.offsets);
@@ -54,11 +57,13 @@ struct Linear {
     args.max_rows = slots;
     size = static_cast<size_t>(slots * (is_gated(odd.epilogue) ? odd.n / 2 : odd.n));
   }
-  HostArray run(const std::string& name, const LaneView& lanes = {}) {
+  HostArray run(const std::string& name, const LaneView& lanes = {}, bool in_panels = false) {
     GroupedLinearArgs a = args;
+    GroupedLinearDesc d = desc;
     a.choice.variant = name, a.lanes = lanes;
     a.output = bench.poisoned(desc.dtype, size);
-    grouped_linear(*bench.stream, desc, a);
+    if (in_panels) d.in_panels = true, a.weight = panels;
+    grouped_linear(*bench.stream, d, a);
     return bench.read(desc.dtype, a.output, size);
   }
 };
@@ -80,10 +85,15 @@ void check_all(Random& random, const Odd& odd) {
   for (const DType t : {DType::kBF16, DType::kF16}) {
     Linear linear(random, t, odd);
     const HostArray want = linear.run(kMeasured);
-    for (const std::string& name : shapes(t, odd.k, odd.n))
-      if (linear.run(name).bytes != want.bytes)
-        throw Failure(name + " has other bits than " + kMeasured + ": " + name_of(t) + " k " + show(odd.k) + " n " +
+    const auto check = [&](const std::string& what, const HostArray& got) {
+      if (got.bytes != want.bytes)
+        throw Failure(what + " has other bits than " + kMeasured + ": " + name_of(t) + " k " + show(odd.k) + " n " +
                       show(odd.n) + " epilogue " + show(odd.epilogue) + " first expert's rows " + show(odd.rows[0]));
+    };
+    for (const std::string& name : shapes(t, odd.k, odd.n)) {
+      check(name, linear.run(name));
+      if (linear.panels != nullptr) check(name + " in panels", linear.run(name, {}, true));
+    }
   }
 }
 
@@ -148,7 +158,10 @@ TEST("wgmma shapes: in lanes the plain launch's bits") {
     Linear linear(random, t, {192, 528, {30, 400, 0, 5, 170, 9, 64}, Epilogue::kSwiglu});
     const auto set = LaneSet::create(linear.bench.stream, {0, 1, 2, 0, 1, 2, 0}, 3, {1, 2, 1}, true);
     const HostArray want = linear.run(kMeasured);
-    for (const std::string& name : shapes(t, 192, 528)) CHECK(linear.run(name, set->view(-1)).bytes == want.bytes);
+    for (const std::string& name : shapes(t, 192, 528)) {
+      CHECK(linear.run(name, set->view(-1)).bytes == want.bytes);
+      CHECK(linear.run(name, set->view(-1), true).bytes == want.bytes);
+    }
   }
 }
 

@@ -314,7 +314,7 @@ describe.skipIf(noAddon)('on the CPU', () => {
     try {
       const x = Tensor.randn([3, 64], { dtype: 'bf16', device: 'cpu', seed: 4 })
       const bias = new Float32Array(8).map((_, e) => e)
-      await layers.routerBias.write(bias)
+      await layers.addToLogits(bias)
       const { output } = await layers.layer(0).forward(x)
       const cell = { shape: tiny, tokens: 3, skew: 1 }
       const right = await CellCheck.ofProduct(layers, cell, x, bias)
@@ -331,6 +331,8 @@ describe.skipIf(noAddon)('on the CPU', () => {
     const layers = await ShapeLayers.create(tiny, 1, 'cpu', 1, true, false)
     try {
       // Other weights than those of the float32 twin.
+      const [layer] = layers.layers
+      await layer?.weights.experts[1]?.write(new Float32Array(layers.weights.w2.size).fill(9))
       await layers.weights.w2.write(new Float32Array(layers.weights.w2.size).fill(9))
       const cell = { shape: tiny, tokens: 4, skew: 0 }
       await expect(measureCell(layers, cell, options)).rejects.toThrow(

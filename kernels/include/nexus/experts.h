@@ -6,8 +6,9 @@
 //   interleaved
 // Weights are [experts, N, K], K contiguous (torch's Linear layout). For a gated first layer row 2i is gate i and row
 // 2i+1 is up i (GPT-OSS's own order, and the one in which one accumulator pair holds both). Biases are float32,
-// interleaved alike. Accumulation is float32, the K order of a sum is fixed per kernel variant, and a variant is chosen
-// by dtype, shape, row count and kind of device only (variants.h): never by strategy, thread count or slice.
+// interleaved alike. On CUDA they may lie in panels instead (weight_panels.h). Accumulation is float32, the K order of
+// a sum is fixed per kernel variant, and a variant is chosen by dtype, shape, row count and kind of device only
+// (variants.h): never by strategy, thread count or slice.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include "nexus/runtime.h"
 #include "nexus/step.h"
 #include "nexus/variants.h"
+#include "nexus/weight_panels.h"
 
 namespace nexus {
 
@@ -47,10 +49,11 @@ struct GroupedLinearDesc {
   int64_t k = 0, n = 0;  ///< columns of the input; rows of a weight matrix (before a gated epilogue halves them)
   Epilogue epilogue = Epilogue::kIdentity;
   EpilogueParams params{};
+  bool in_panels = false;  ///< the weights, in those of a gated layer if the epilogue is one
 };
 struct GroupedLinearArgs {
   const void* input = nullptr;       ///< [*, k]
-  const void* weight = nullptr;      ///< [experts, n, k]
+  const void* weight = nullptr;      ///< [experts, n, k], or in panels
   const float* bias = nullptr;       ///< [experts, n] or null
   void* output = nullptr;            ///< [rows, n or n/2]
   const int32_t* offsets = nullptr;  ///< [experts + 1], on the device; offsets[experts] <= max_rows. null: dense, one
@@ -89,6 +92,7 @@ struct MlpDesc {
   EpilogueParams params{};
   int experts = 1;
   int64_t input = 0, hidden = 0, output = 0;  ///< hidden = inter for gated; three-layer: both inner widths
+  bool in_panels = false;                     ///< the weights of all its layers
 };
 /// Bytes of the last product's weights, of which a gated first one has twice as many, up to which what a step waits for
 /// is one latency behind another rather than memory.
@@ -125,6 +129,9 @@ struct MlpArgs {
 constexpr int mlp_layers(MlpKind k) { return k == MlpKind::kThreeLayer ? 3 : 2; }
 /// The grouped linear layer i of the MLP (widths, epilogue).
 GroupedLinearDesc mlp_layer(const MlpDesc& desc, int i);
+constexpr WeightMatrices weights_of(const GroupedLinearDesc& d) {
+  return {d.dtype, d.experts, d.n, d.k, is_gated(d.epilogue)};
+}
 size_t mlp_workspace_bytes(DeviceId device, const MlpDesc& desc, int64_t rows);
 size_t mlp_counter_bytes(DeviceId device, const MlpDesc& desc);  ///< 0: there is no use for them
 void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights, const MlpArgs& args);

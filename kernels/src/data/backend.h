@@ -59,6 +59,10 @@ bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& expert
 bool grouped_pair(Stream& stream, const GroupedLinearDesc& first, const GroupedLinearArgs& first_args,
                   const GroupedLinearDesc& second, const GroupedLinearArgs& second_args, void* counters);
 size_t mlp_counter_bytes(const MlpDesc& desc);
+
+bool panels_pay(int device);
+/// All of `from`, to `to`. Arguments are valid.
+void lay_panels(Stream& stream, const WeightMatrices& matrices, PanelWay way, const void* from, void* to);
 }  // namespace cuda
 
 /// dst[i] = scale * normal(seed, i): Philox4x32-10 with counter i/4, then Box-Muller on pairs. The uniforms are exact

@@ -23,6 +23,8 @@ bool grouped_pair(Stream&, const GroupedLinearDesc&, const GroupedLinearArgs&, c
   no_cuda("grouped_mlp");
 }
 size_t mlp_counter_bytes(const MlpDesc&) { return 0; }
+bool panels_pay(int) { return false; }
+void lay_panels(Stream&, const WeightMatrices&, PanelWay, const void*, void*) { no_cuda("lay_panels"); }
 void combine(Stream&, const CombineArgs&) { no_cuda("combine"); }
 void shared_gate(Stream&, const SharedGateArgs&) { no_cuda("shared_gate"); }
 void gather_rows(Stream&, DType, const void*, const int32_t*, int64_t, int64_t, int32_t, int64_t, void*) {

@@ -2,6 +2,7 @@
 #include "nexus/experts.h"
 
 #include "data/backend.h"
+#include "data/panels.h"
 #include "data/validate.h"
 
 namespace nexus {
@@ -10,6 +11,11 @@ namespace {
 bool known(Epilogue e) {
   const int v = static_cast<int>(e);
   return (v >= 0 && v <= 4) || (v >= 16 && v <= 20);
+}
+
+/// Panels are the CUDA kernels'.
+void check_panels(bool in_panels, DeviceId device) {
+  if (in_panels && device.is_cpu()) throw_unsupported("in_panels: expected weights in rows on the CPU");
 }
 
 void check(const GroupedLinearDesc& d) {
@@ -26,6 +32,7 @@ void check(const GroupedLinearDesc& d) {
     finite_not_negative("params.limit", d.params.limit);
     finite("params.alpha", d.params.alpha);
   }
+  if (d.in_panels) check_panels(weights_of(d));
 }
 
 void check(const MlpDesc& d) {
@@ -75,6 +82,7 @@ void grouped_linear(Stream& stream, const GroupedLinearDesc& desc, const Grouped
     pointer("offsets", args.offsets);  // where the true number of rows is
   else
     pointer("input", args.input);
+  check_panels(desc.in_panels, stream.device());
   pointer("weight", args.weight);
   pointer("output", args.output);
   if (!args.offsets && desc.experts != 1)
@@ -106,6 +114,7 @@ GroupedLinearDesc mlp_layer(const MlpDesc& desc, int i) {
   layer.dtype = desc.dtype;
   layer.experts = desc.experts;
   layer.params = desc.params;
+  layer.in_panels = desc.in_panels;
   layer.k = i == 0 ? desc.input : desc.hidden;
   layer.n = i == layers - 1 ? desc.output : desc.kind == MlpKind::kGated ? 2 * desc.hidden : desc.hidden;
   layer.epilogue = i == layers - 1 ? Epilogue::kIdentity : desc.activation;
@@ -135,6 +144,7 @@ void grouped_mlp(Stream& stream, const MlpDesc& desc, const MlpWeights& weights,
   if (!args.order && (desc.experts != 1 || args.top_k != 1))
     throw_invalid("order: expected memory unless experts = 1 and top_k = 1, got null with experts = " +
                   std::to_string(desc.experts) + " and top_k = " + std::to_string(args.top_k));
+  check_panels(desc.in_panels, stream.device());
   const int layers = mlp_layers(desc.kind);
   for (int i = 0; i < layers; ++i)
     pointer(("weight[" + std::to_string(i) + "]").c_str(), weights.weight[static_cast<size_t>(i)]);

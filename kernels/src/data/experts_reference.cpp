@@ -16,8 +16,11 @@ void grouped_linear_reference(const GroupedLinearDesc& d, const GroupedLinearArg
       for (int64_t i = 0; i < d.k; ++i) x[static_cast<size_t>(i)] = element(a.input, d.dtype, from * d.k + i);
       for (int64_t j = 0; j < d.n; ++j) {
         double sum = 0;
+        const auto place = [&](int64_t i) {
+          return d.in_panels ? panel_element(j, i, d.n, is_gated(d.epilogue)) : j * d.k + i;
+        };
         for (int64_t i = 0; i < d.k; ++i)
-          sum += x[static_cast<size_t>(i)] * element(a.weight, d.dtype, (e * d.n + j) * d.k + i);
+          sum += x[static_cast<size_t>(i)] * element(a.weight, d.dtype, e * d.n * d.k + place(i));
         y[static_cast<size_t>(j)] = sum * scale + (a.bias ? a.bias[e * d.n + j] : 0.0);
       }
       double* out = output + (a.scatter ? a.order[r] : r) * width;

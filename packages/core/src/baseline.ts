@@ -20,13 +20,17 @@ import type { MoELayer } from './layer.js'
 import { makeWeights } from './layer-parts.js'
 import { type LayerConfig, type LayerOptions, layerOptionKeys, outputWidth, resolveOptions } from './options.js'
 import { type LayerStats, StatsRecorder, stepStats } from './stats.js'
+import { inRows } from './weight-layout.js'
 import type { WeightSet } from './weights.js'
 
 /** Options of {@link BaselineMoELayer.create}: those of a layer, or a layer whose weights to share. */
 export type BaselineOptions =
-  | (LayerOptions & { readonly weightsFrom?: undefined })
-  | (Partial<Omit<LayerOptions, 'weights' | 'adoptWeights'>> & {
-      /** Share this layer's weights and configuration; other options may repeat the layer's, and must then agree. */
+  | (LayerOptions & { readonly weightsFrom?: MoELayer })
+  | (Partial<LayerOptions> & {
+      /**
+       * Share this layer's weights and configuration; other options may repeat the layer's, and must then agree. Where its weights lie in
+       * panels, the baseline has copies of them in rows.
+       */
       readonly weightsFrom: MoELayer
     })
 
@@ -51,16 +55,23 @@ export class BaselineMoELayer {
   /** @throws as {@link MoELayer.create}; RangeError where an option beside `weightsFrom` differs from the layer's */
   static async create(options: BaselineOptions): Promise<BaselineMoELayer> {
     requireOptions('BaselineMoELayer options', options, [...layerOptionKeys, 'weightsFrom'])
-    if (options.weightsFrom === undefined) {
-      const { weightsFrom, ...own } = options
+    const { weightsFrom, ...rest } = options
+    if (weightsFrom === undefined) {
+      const own = rest as LayerOptions // which the type says of options without `weightsFrom`
       const config = resolveOptions(own)
       const stream = own.stream ?? Stream.default(config.device)
       return BaselineMoELayer.#make(config, stream, await makeWeights(own, config, stream))
     }
-    const { weightsFrom, ...others } = options
+    const { weights, adoptWeights, ...others } = rest
+    if (weights != null || adoptWeights !== undefined) {
+      const name = weights != null ? 'weights' : 'adoptWeights'
+      throw new TypeError(`${name} must not be given with weightsFrom, whose weights are shared`)
+    }
     const { config } = weightsFrom
     checkAgreement(config, others)
-    return BaselineMoELayer.#make(config, others.stream ?? Stream.default(config.device), weightsFrom.weights.retain())
+    const stream = others.stream ?? Stream.default(config.device)
+    // Its textbook operations want rows.
+    return BaselineMoELayer.#make(config, stream, inRows(weightsFrom.weights, { config, stream }))
   }
 
   static #make(config: LayerConfig, stream: Stream, weights: WeightSet): BaselineMoELayer {
@@ -165,6 +176,7 @@ export class BaselineMoELayer {
       dtype: experts.dtype,
       variants,
       tuning: null,
+      weightLayout: 'rows',
       weightBytes: this.#weights.bytes,
       workspaceBytes: 0,
     })

@@ -65,4 +65,5 @@ export {
   TuneFileError,
   type VariantTimes,
 } from './tuning/tune-file.js'
+export type { WeightLayout } from './weight-layout.js'
 export type { LayerWeights } from './weights.js'

@@ -1,9 +1,10 @@
 /** What a layer is made of natively: its descriptor and weights, from the checked options. */
-import type { Stream, Tensor } from '@nexus/native'
+import { describe, type Stream, type Tensor } from '@nexus/native'
 import { combineModes, mlpDesc, routerDesc } from '@nexus/router-kernels/internal'
+import type { MoELayer } from './layer.js'
 import { dtypeCode, type RawLayerDesc, type RawLayerWeights, readOrNull } from './native.js'
 import type { LayerConfig, MoELayerOptions } from './options.js'
-import { givenWeights, randomWeights, type WeightSet } from './weights.js'
+import { givenWeights, randomWeights, WeightSet } from './weights.js'
 
 export function layerDesc(
   { rule, scaleInput, experts, combine, shared, deterministic }: LayerConfig,
@@ -13,9 +14,9 @@ export function layerDesc(
     router: routerDesc(rule),
     routerDtype: dtypeCode[weights.router?.dtype ?? 'f32'],
     scaleInput,
-    experts: mlpDesc(experts),
+    experts: { ...mlpDesc(experts), inPanels: weights.inPanels.experts },
     combine: combineModes.indexOf(combine),
-    shared: shared === null ? null : mlpDesc(shared.mlp),
+    shared: shared === null ? null : { ...mlpDesc(shared.mlp), inPanels: weights.inPanels.shared },
     sharedGate: shared?.gate ?? false,
     batchInvariant: deterministic === 'batch-invariant',
   }
@@ -33,6 +34,23 @@ export function layerWeights(stream: Stream, weights: WeightSet): RawLayerWeight
     sharedWeight: weights.shared.map(of),
     sharedBias: weights.sharedBiases.map(of),
     sharedGate: of(weights.sharedGate),
+  }
+}
+
+/**
+ * Whether the weights of `from` are a layer's of this configuration.
+ * @throws TypeError or RangeError naming what does not agree
+ */
+export function checkShared(options: MoELayerOptions, config: LayerConfig, from: MoELayer): void {
+  if (!(from?.weights instanceof WeightSet))
+    throw new TypeError(`weightsFrom must be a MoELayer, got ${describe(from)}`)
+  for (const name of ['weights', 'adoptWeights', 'weightLayout'] as const) {
+    if (options[name] != null)
+      throw new TypeError(`${name} must not be given with weightsFrom, whose weights are shared`)
+  }
+  for (const name of ['experts', 'shared', 'device'] as const) {
+    const [want, have] = [JSON.stringify(from.config[name]), JSON.stringify(config[name])]
+    if (want !== have) throw new RangeError(`${name} must be that of weightsFrom (${want}), got ${have}`)
   }
 }
 

@@ -20,7 +20,7 @@ import {
   inputTensor,
   outputTensor,
 } from './inputs.js'
-import { layerDesc, layerWeights, makeWeights } from './layer-parts.js'
+import { checkShared, layerDesc, layerWeights, makeWeights } from './layer-parts.js'
 import {
   binding,
   bufferOf,
@@ -42,6 +42,7 @@ import { type QueuedStep, type StepArgs, StepRunner } from './scheduling/runner.
 import { noScheduling, schedulingStats } from './scheduling/stats.js'
 import { type LayerStats, StatsRecorder, stepStats } from './stats.js'
 import { type TuningInForce, tuningFor } from './tuning/in-force.js'
+import { layWeights } from './weight-layout.js'
 import type { WeightSet } from './weights.js'
 
 /**
@@ -98,7 +99,7 @@ export class MoELayer {
     const config = resolveOptions(options)
     const scheduling = resolveScheduling(options)
     const stream = options.stream ?? Stream.default(config.device)
-    const weights = await makeWeights(options, config, stream)
+    const weights = await layerWeightSet(options, config, stream)
     let handle: LayerHandle | null = null
     try {
       const tuning = tuningFor(config.device)
@@ -294,6 +295,7 @@ export class MoELayer {
       dtype: experts.dtype,
       variants,
       tuning: this.#tuning,
+      weightLayout: this.weights.inPanels.experts ? 'panels' : 'rows',
       weightBytes: call(() => binding().core.layerWeightBytes(this.#handle)),
       workspaceBytes: call(() => binding().core.layerWorkspaceBytes(this.#handle)),
       ...(this.#runner === null ? noScheduling : schedulingStats(this.#runner, this.#stats.tokens)),
@@ -394,5 +396,22 @@ export class MoELayer {
       this.#inFlight.delete(step)
     }
     step.then(done, done)
+  }
+}
+
+/** Another layer's weights, or a layer's own, laid as the device's kernels want them. */
+async function layerWeightSet(options: MoELayerOptions, config: LayerConfig, stream: Stream): Promise<WeightSet> {
+  const { weightsFrom, weightLayout = 'auto' } = options
+  if (weightsFrom !== undefined) {
+    checkShared(options, config, weightsFrom)
+    return weightsFrom.weights.retain()
+  }
+  const weights = await makeWeights(options, config, stream)
+  try {
+    layWeights(weights, { config, stream }, weightLayout)
+    return weights
+  } catch (error) {
+    weights.release()
+    throw error
   }
 }

@@ -21,7 +21,9 @@ import {
   routerDesc,
   routerRuleKeys,
 } from '@nexus/router-kernels/internal'
+import type { MoELayer } from './layer.js'
 import { type Determinism, determinisms, type SchedulingOptions, schedulingKeys } from './scheduling/options.js'
+import { type WeightLayout, weightLayouts } from './weight-layout.js'
 import type { LayerWeights } from './weights.js'
 
 /** A dense MLP of the experts' kind and activation through which every token goes; its output is added to theirs. */
@@ -34,7 +36,20 @@ export interface SharedExpertOptions {
 }
 
 /** Options of {@link MoELayer.create}. Tensors are row-major, [tokens, columns]. */
-export interface MoELayerOptions extends LayerOptions, SchedulingOptions {}
+export interface MoELayerOptions extends LayerOptions, SchedulingOptions {
+  /**
+   * Share this layer's weights, which are then those of both until the last of them is disposed of. Shapes, dtype, device and shared expert
+   * must be that layer's; `weights`, `adoptWeights` and `weightLayout` are not given. @default weights of its own
+   */
+  readonly weightsFrom?: MoELayer
+  /**
+   * How the linear layers' weights lie in memory; the output's bytes are the same. 'rows': as they are given. 'panels': in the order in which
+   * the CUDA kernels read them, in place where the layer owns them (made from arrays, from a checkpoint, random or adopted), else in copies.
+   * What an adopted tensor holds is then the layer's affair. 'auto': panels where the layer owns the weights and the device's kernels are faster
+   * so (compute capability 9.0; bf16 and f16, columns in multiples of 64). @default 'auto'
+   */
+  readonly weightLayout?: WeightLayout
+}
 
 /** What a layer computes, on which device; the same for the layer and its baseline. */
 export interface LayerOptions {
@@ -129,7 +144,7 @@ function checkFlag(name: string, value: unknown): void {
  * @throws UnsupportedError when the device cannot be used
  */
 export function resolveOptions(options: MoELayerOptions): LayerConfig {
-  requireOptions('MoELayer options', options, [...layerOptionKeys, ...schedulingKeys])
+  requireOptions('MoELayer options', options, [...layerOptionKeys, ...schedulingKeys, 'weightsFrom', 'weightLayout'])
   const { inputDim, hiddenDim, numExperts, kind = 'gated', limit = 7, alpha = 1.702, seed = 0 } = options
   const { scaleInput = false, combine = 'weighted-sum', bias = kind === 'three-layer' } = options
   const rule = resolveRule(options)
@@ -142,6 +157,7 @@ export function resolveOptions(options: MoELayerOptions): LayerConfig {
     checkFlag(name, flag)
   }
   checkInteger('seed', seed, 0, 2 ** 32 - 1)
+  checkOneOf('weightLayout', options.weightLayout ?? 'auto', weightLayouts)
   const device = resolveDevice(options.device ?? options.stream?.device ?? 'auto')
   if (options.stream !== undefined && options.stream.device !== device) {
     throw new RangeError(`stream must be on device ${device}, got a stream on ${options.stream.device}`)

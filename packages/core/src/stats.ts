@@ -52,6 +52,8 @@ export interface LayerStats extends SchedulingStats {
   readonly variants: { readonly experts: readonly string[]; readonly shared: readonly string[] }
   /** The measured choices among which `variants` were found, as of when the layer was made; `null` for the baseline. */
   readonly tuning: TuningInForce | null
+  /** How the experts' weights lie: option `weightLayout` of a layer. */
+  readonly weightLayout: 'rows' | 'panels'
   readonly weightBytes: number
   /** Scratch memory held now. */
   readonly workspaceBytes: number
@@ -139,7 +141,10 @@ export class StatsRecorder {
   }
 
   report(
-    layer: Pick<LayerStats, 'device' | 'dtype' | 'variants' | 'tuning' | 'weightBytes' | 'workspaceBytes'> &
+    layer: Pick<
+      LayerStats,
+      'device' | 'dtype' | 'variants' | 'tuning' | 'weightLayout' | 'weightBytes' | 'workspaceBytes'
+    > &
       Partial<SchedulingStats>,
   ): LayerStats {
     const n = this.#measuredSteps

@@ -57,13 +57,31 @@ export class WeightSet {
   shared: Tensor[] = []
   sharedBiases: Maybe[] = []
   sharedGate: Maybe = null
+  /** Whether the weights of an MLP's linear layers lie in panels (weight-layout.ts). */
+  readonly inPanels = { experts: false, shared: false }
   readonly #owned: Tensor[] = []
+  #parent: WeightSet | null = null
   #users = 1
 
   /** The set disposes of `tensor` with itself. */
   own(tensor: Tensor): Tensor {
     this.#owned.push(tensor)
     return tensor
+  }
+
+  owns(tensor: Tensor): boolean {
+    return this.#owned.includes(tensor)
+  }
+
+  /** A set of the same tensors, called rows whatever they are, that takes over one use of this one. */
+  derived(): WeightSet {
+    const set = new WeightSet()
+    const { router, routerBias, selectBias, sharedGate } = this
+    Object.assign(set, { router, routerBias, selectBias, sharedGate })
+    for (const name of ['experts', 'expertBiases', 'shared', 'sharedBiases'] as const)
+      set[name].push(...(this[name] as Tensor[]))
+    set.#parent = this
+    return set
   }
 
   get bytes(): number {
@@ -80,7 +98,9 @@ export class WeightSet {
 
   release(): void {
     this.#users--
-    if (this.#users === 0) for (const tensor of this.#owned) tensor.dispose()
+    if (this.#users > 0) return
+    for (const tensor of this.#owned) tensor.dispose()
+    this.#parent?.release()
   }
 }
 
@@ -88,6 +108,9 @@ interface Place {
   readonly config: LayerConfig
   readonly stream: Stream
 }
+
+/** Tensors whose elements lie in panels (weight-layout.ts): not weights to be given to another layer. */
+export const tensorsInPanels = new WeakSet<Tensor>()
 
 /** Normally distributed weights of scale 1/√(fan-in), enqueued on the stream. */
 export function randomWeights({ config, stream }: Place): WeightSet {
@@ -236,6 +259,9 @@ async function placed(
   while (dims.length > shape.length && dims[0] === 1) dims.shift()
   if (dims.length !== shape.length || dims.some((d, i) => d !== shape[i])) {
     throw new RangeError(`${name} must have shape [${shape.join(', ')}], got [${value.shape.join(', ')}]`)
+  }
+  if (tensorsInPanels.has(value)) {
+    throw new TypeError(`${name} is in panels since a layer adopted it; share that layer's weights by weightsFrom`)
   }
   if (value.dtype === dtype && value.device === device) return value
   return set.own(await value.to({ dtype, device }))

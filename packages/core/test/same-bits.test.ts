@@ -111,18 +111,12 @@ async function tryPlan(plan: RandomPlan, on: Case, device: DeviceName, tally: Ta
         dwellSteps: 2,
       })
     : null
-  const { weights } = on.reference
   if (manager !== null && plan.aux && on.options.shared) {
     manager.allocate({ name: auxSlice, sms: Math.max(manager.device.granularity, manager.device.minSms) })
   }
   await using layer = await MoELayer.create({
     ...on.options,
-    weights: {
-      router: weights.router,
-      experts: weights.experts,
-      ...(weights.shared.length > 0 && { shared: weights.shared }),
-      ...(weights.sharedGate && { sharedGate: weights.sharedGate }),
-    },
+    weightsFrom: on.reference,
     strategy: strategy as 'auto',
     ...(manager && { slices: { manager, updateEverySteps: plan.updateEverySteps } }),
     ...((strategy === 'streams' || strategy === 'auto') && {

@@ -140,9 +140,10 @@ async function climb(
         return { run: () => loop.run(), error: loop.relativeError, sameBits: null }
       })
     }
-    const base = own(await MoELayer.create({ ...layerOptions(shape, device, 'bf16'), seed }))
-    const { router, experts } = base.weights
-    const [w1, w2] = experts
+    // The same weights twice: in rows, by which results are checked, and as layers have them.
+    const base = own(await MoELayer.create({ ...layerOptions(shape, device, 'bf16'), seed, weightLayout: 'rows' }))
+    const usual = own(await MoELayer.create({ ...layerOptions(shape, device, 'bf16'), seed }))
+    const [w1, w2] = base.weights.experts
     const inputs = host.map((each, v) => ({
       logits: own(Tensor.from(each, [tokens, shape.experts], { device })),
       x: own(Tensor.randn([tokens, shape.hidden], { dtype: 'bf16', device, seed: seed + 77 * v })),
@@ -169,7 +170,7 @@ async function climb(
     for (const rung of rungs) {
       const layer = await MoELayer.create({
         ...layerOptions(shape, device, 'bf16'),
-        weights: { router, experts },
+        weightsFrom: usual,
         ...rung.options,
       }).catch((error: unknown) => error)
       await attempt(rung.name, async () => {

@@ -115,7 +115,7 @@ export async function measureCell(layers: ShapeLayers, cell: Cell, options: Cell
       layers.invariant.length === 0 ? {} : await timeInvariant(layers, inputs, out, check, time, budgetMs / 2)
 
     const bias = cellBias(shape.experts, skew, seed + tokens)
-    await layers.routerBias.write(bias)
+    await layers.addToLogits(bias)
     const routed = inputs.map(({ layer, x }) => new Step(layer, x, { out }))
     const withRouterExpertsHit = await meanHit(routed)
     routed[0]?.enqueue()

@@ -15,10 +15,8 @@ export class ShapeLayers {
     /** With the same weights, batch-invariant; none where they were not asked for. */
     readonly invariant: readonly MoELayer[],
     readonly reference: MoELayer,
-    /** Of the first layer. */
+    /** The first layer's again, in rows. */
     readonly weights: { readonly w1: Tensor; readonly w2: Tensor; readonly router: Tensor },
-    /** f32 [experts], which all copies add to the logits that they compute themselves. */
-    readonly routerBias: Tensor,
   ) {}
 
   /**
@@ -39,34 +37,43 @@ export class ShapeLayers {
       return each
     }
     try {
-      const routerBias = own(Tensor.zeros([shape.experts], { dtype: 'f32', device }))
       const common = { ...layerOptions(shape, device, 'bf16'), router: { normalize: 'sum' } } as const
       // The largest steps' workspaces are hundreds of megabytes, and a graph may be what holds them.
       const graphs = replay && { captureAfter: 1, maxTokens: 2 ** 20, memoryBudgetBytes: 8 * 2 ** 30 }
       const layers: MoELayer[] = []
       const invariant: MoELayer[] = []
-      let first: { w1: Tensor; w2: Tensor; router: Tensor } | undefined
-      for (let c = 0; c < copies; c++) {
+      const normals = (c: number) => {
         const normal = (n: number, dims: number[], scale: number) =>
-          own(Tensor.randn(dims, { dtype: 'bf16', device, seed: seed + 10 * c + n, scale }))
-        const w1 = normal(1, [shape.experts, 2 * shape.inter, shape.hidden], shape.hidden ** -0.5)
-        const w2 = normal(2, [shape.experts, shape.hidden, shape.inter], shape.inter ** -0.5)
-        const router = normal(3, [shape.experts, shape.hidden], shape.hidden ** -0.5)
-        first ??= { w1, w2, router }
-        const weights = { router, routerBias, experts: [w1, w2] }
-        layers.push(own(await MoELayer.create({ ...common, weights, graphs })))
-        if (!invariance) continue
-        invariant.push(own(await MoELayer.create({ ...common, weights, graphs, deterministic: 'batch-invariant' })))
+          Tensor.randn(dims, { dtype: 'bf16', device, seed: seed + 10 * c + n, scale })
+        return {
+          w1: normal(1, [shape.experts, 2 * shape.inter, shape.hidden], shape.hidden ** -0.5),
+          w2: normal(2, [shape.experts, shape.hidden, shape.inter], shape.inter ** -0.5),
+          router: normal(3, [shape.experts, shape.hidden], shape.hidden ** -0.5),
+        }
       }
-      if (!first) throw new RangeError(`copies: ${copies} was given, at least 1 is needed`)
+      for (let c = 0; c < copies; c++) {
+        const { w1, w2, router } = normals(c)
+        const routerBias = Tensor.zeros([shape.experts], { dtype: 'f32', device })
+        // Of the layer's own, so that they lie as those of most users do.
+        const weights = { router, routerBias, experts: [w1, w2] }
+        layers.push(own(await MoELayer.create({ ...common, weights, adoptWeights: true, graphs })))
+      }
+      const [one] = layers
+      if (!one) throw new RangeError(`copies: ${copies} was given, at least 1 is needed`)
+      for (const weightsFrom of invariance ? layers : []) {
+        const options = { ...common, weightsFrom, graphs, deterministic: 'batch-invariant' } as const
+        invariant.push(own(await MoELayer.create(options)))
+      }
+      const plain = own(await MoELayer.create({ ...common, weightsFrom: one }))
+      const first = normals(0)
       const { router, w1, w2 } = first
-      const plain = own(await MoELayer.create({ ...common, weights: { router, routerBias, experts: [w1, w2] } }))
+      for (const tensor of [router, w1, w2]) own(tensor)
       const wide = async (tensor: Tensor) => own(await tensor.to({ dtype: 'f32' }))
       const weights = { router: await wide(router), experts: [await wide(w1), await wide(w2)] }
       const reference = own(
         await MoELayer.create({ ...layerOptions(shape, device, 'f32'), router: { normalize: 'sum' }, weights }),
       )
-      const result = new ShapeLayers(shape, layers, plain, invariant, reference, first, routerBias)
+      const result = new ShapeLayers(shape, layers, plain, invariant, reference, first)
       result.#made.push(...made)
       return result
     } catch (error) {
@@ -76,6 +83,11 @@ export class ShapeLayers {
   }
 
   readonly #made: { dispose(): void }[] = []
+
+  /** What all copies add to the logits that they compute themselves: f32 [experts]. */
+  async addToLogits(bias: Float32Array): Promise<void> {
+    for (const { weights } of this.layers) await weights.routerBias?.write(bias)
+  }
 
   /** The i-th copy, round and round. */
   layer(i: number): MoELayer {

@@ -168,7 +168,6 @@ async function measureShape(
   const dtype = usualDtype(device)
   const common = { ...layerOptions(shape, device, dtype), graphs: { captureAfter: 1 } } as const
   const fused = await MoELayer.create({ ...common, seed: 1 })
-  const { router, experts } = fused.weights
   try {
     for (const tokens of options.tokens) {
       for (const skew of options.skews) {
@@ -200,7 +199,7 @@ async function measureShape(
         const sliced = async ({ sms, sliceOf }: Placement) => {
           const layer = await MoELayer.create({
             ...common,
-            weights: { router, experts },
+            weightsFrom: fused,
             strategy: 'tiered',
             slices: { policy: given(sms, sliceOf) },
           })

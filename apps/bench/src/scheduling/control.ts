@@ -158,7 +158,7 @@ function switches(): HostCost {
 async function layerOf(shape: Shape, device: 'cpu' | 'cuda', more: object, weights?: MoELayer): Promise<MoELayer> {
   return MoELayer.create({
     ...layerOptions(shape, device, usualDtype(device)),
-    ...(weights ? { weights: { router: weights.weights.router, experts: weights.weights.experts } } : { seed: 1 }),
+    ...(weights ? { weightsFrom: weights } : { seed: 1 }),
     ...more,
   })
 }

@@ -83,12 +83,12 @@ async function cell(shape: Shape, tokens: number, skew: number, options: SkewOpt
   }
   try {
     const fused = own(await MoELayer.create({ ...common, seed }))
-    const { router, experts } = fused.weights
-    const weights = { router, experts }
     const layers = { fused } as Record<Kind, MoELayer>
     for (const strategy of strategies) {
       if (strategy === 'fused') continue
-      layers[strategy] = own(await MoELayer.create({ ...common, weights, strategy, slices: { updateEverySteps: 16 } }))
+      layers[strategy] = own(
+        await MoELayer.create({ ...common, weightsFrom: fused, strategy, slices: { updateEverySteps: 16 } }),
+      )
     }
     // One bias a cell: hot experts stay hot over all inputs.
     const count = inputCount(shape, tokens)

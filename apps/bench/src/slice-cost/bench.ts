@@ -178,8 +178,7 @@ async function measureShape(
   try {
     const common = layerOptions(shape, device, 'bf16')
     const plain = own(await MoELayer.create({ ...common, seed }))
-    const { router, experts } = plain.weights
-    const graphed = own(await MoELayer.create({ ...common, weights: { router, experts }, graphs: { captureAfter: 1 } }))
+    const graphed = own(await MoELayer.create({ ...common, weightsFrom: plain, graphs: { captureAfter: 1 } }))
     for (const tokens of tokenCounts) {
       const [host] = cellLogits(tokens, shape.experts, 1, 0, seed + tokens)
       if (!host) throw new RangeError('logits: expected one batch, got none')

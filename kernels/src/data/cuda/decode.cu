@@ -40,6 +40,8 @@ bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& expert
   const GroupedLinearDesc first = mlp_layer(experts, 0), second = mlp_layer(experts, 1);
   constexpr int64_t kMostWidth = 1 << 24;  // items are counted in 32 bits
   if (std::max({first.k, first.n, second.n}) > kMostWidth || !aligned16(args.hidden)) return false;
+  constexpr int64_t kMostInPanels = int64_t{1} << 32;  // where a row's chunks lie is told in 32 bits
+  if (experts.in_panels && std::max(first.n * first.k, second.n * second.k) >= kMostInPanels) return false;
   const int64_t rows = args.choice_tokens * router.top_k;
   const bool aligned = args.route.step || aligned16(args.x);
   if (!is_gemv(first, rows, aligned && aligned16(args.weights.weight[0]), device, args.choice) ||
@@ -53,8 +55,10 @@ bool decode_step(Stream& stream, const RouterDesc& router, const MlpDesc& expert
   p.route.counts = args.route.counts, p.route.offsets = args.route.offsets, p.route.order = args.route.order;
   p.route.ring = args.route.ring;
   p.x = args.x, p.out = args.out, p.hidden = args.hidden;
-  p.first = {args.weights.weight[0], args.weights.bias[0], static_cast<int>(first.k), static_cast<int>(first.n)};
-  p.second = {args.weights.weight[1], args.weights.bias[1], static_cast<int>(second.k), static_cast<int>(second.n)};
+  const auto linear = [&](size_t i, const GroupedLinearDesc& d) -> DecodeLinear {
+    return {args.weights.weight[i], args.weights.bias[i], static_cast<int>(d.k), static_cast<int>(d.n), d.in_panels};
+  };
+  p.first = linear(0, first), p.second = linear(1, second);
   p.epilogue = static_cast<int>(first.epilogue), p.limit = first.params.limit, p.alpha = first.params.alpha;
   p.gated = is_gated(first.epilogue), p.scale_input = args.scale_input;
   p.ranked = !args.route.select_bias && router.groups == 1 && router.weigh != Weigh::kSparsemixer && !args.scale_input;

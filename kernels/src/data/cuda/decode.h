@@ -40,8 +40,8 @@ constexpr int kDecodeBlocks = 4;
 /// Weight rows that a warp sums side by side, a gated layer's pairs in one, and loads that a lane has under way.
 constexpr int kDecodeRows = 4, kDecodeLoads = 8;
 /// Up to so many rows of all slots together a warp takes fewer, so that there are enough warps: of the first layer two,
-/// of the second two, or one that is as long as all of its loads.
-constexpr int64_t kFewHiddenRows = 8192, kFewOutputRows = 4096, kFewLongRows = 2048;
+/// of the second two, or one that is as long as all of its loads. In panels two of the second also of more, long rows.
+constexpr int64_t kFewHiddenRows = 8192, kFewOutputRows = 4096, kFewLongRows = 2048, kFewPanelRows = 8192;
 /// tokens · top_k of a step at most, and experts.
 constexpr int kDecodeSlots = 64, kDecodeExperts = 512;
 /// Warps of a block that rank, each another token's experts.
@@ -55,6 +55,7 @@ struct DecodeLinear {
   const void* weight;
   const float* bias;
   int k, n;
+  bool in_panels;  // see nexus/weight_panels.h; then n · k < 2^32
 };
 
 struct DecodeParams {

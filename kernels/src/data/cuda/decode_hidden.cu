@@ -39,10 +39,10 @@ __global__ void __launch_bounds__(kDecodeThreads, Form::BLOCKS)
   const int first = static_cast<int>(blockIdx.x) * kDecodeWarps + (static_cast<int>(threadIdx.x) >> 5);
   const int items = step.tokens * top_k * groups, stride = static_cast<int>(gridDim.x) * kDecodeWarps;
   if (first >= items) return;
+  const typename Form::Rows::Places places{k, n, p.gated};
   const auto begin_of = [&](int item) {
     const int slot = item / groups, expert = reinterpret_cast<const int*>(shared)[slot];
-    return static_cast<const T*>(p.first.weight) +
-           (static_cast<int64_t>(expert) * n + (item - slot * groups) * ROWS) * k;
+    return places.first(p.first.weight, expert, (item - slot * groups) * ROWS);
   };
   const auto sum_item = [&](int item, auto& rows) {
     const int slot = item / groups, column = (item - slot * groups) * ROWS;
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kDecodeThreads, Form::BLOCKS)
     const float scale = p.scale_input ? __ldcg(p.route.weights + slot) : 1.f;
     float v[ROWS] = {};
     const T* const input = inputs + static_cast<int64_t>(slot / top_k) * k;
-    if constexpr (Form::STREAMED)
+    if constexpr (Form::STREAMED || Form::RUNS_ON)
       rows.sum(input, v, [&] { return item + stride < items ? begin_of(item + stride) : nullptr; });
     else
       rows.sum(input, v);
@@ -77,14 +77,14 @@ __global__ void __launch_bounds__(kDecodeThreads, Form::BLOCKS)
         store(to + column, std::integral_constant<int, ROWS>{});
     }
   };
-  if constexpr (Form::STREAMED) {
-    typename Form::Rows rows(begin_of(first), ROWS - 1, k);
+  if constexpr (Form::STREAMED || Form::RUNS_ON) {
+    typename Form::Rows rows(begin_of(first), ROWS - 1, places);
 #pragma unroll 1
     for (int item = first; item < items; item += stride) sum_item(item, rows);
   } else {
 #pragma unroll 1
     for (int item = first; item < items; item += stride) {
-      typename Form::Rows rows(begin_of(item), ROWS - 1, k);
+      typename Form::Rows rows(begin_of(item), ROWS - 1, places);
       sum_item(item, rows);
     }
   }
@@ -120,13 +120,19 @@ void launch_decode_hidden(DType dtype, const DecodeParams& params, const Target&
   const size_t shared = static_cast<size_t>(end + (p.input == 0 ? 0 : input));
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (is_streamed(dtype, p.first.k, p.first.n, 16))
-      return launch_items<T, Streamed<T, 16, 2>>(p, target, shared, queue);
-    if (slots * p.first.n <= kFewHiddenRows) return launch_items<T, SideBySide<T, 2>>(p, target, shared, queue);
+    if (is_streamed(dtype, p.first, 16)) return launch_items<T, Streamed<T, 16, 2>>(p, target, shared, queue);
+    const bool few = slots * p.first.n <= kFewHiddenRows;
     if constexpr (sizeof(T) == 2)  // float32 spills
-      if (is_streamed(dtype, p.first.k, p.first.n, 8, kLongHiddenBytes))
+      if (!few && is_streamed(dtype, p.first, 8, kLongHiddenBytes))
         return launch_items<T, Streamed<T, 8, kDecodeBlocks>>(p, target, shared, queue);
-    launch_items<T, SideBySide<T, kDecodeRows>>(p, target, shared, queue);
+    with_panels<T>(p.first, [&](auto panels) {
+      if (few)
+        launch_items<T, SideBySide<T, 2, panels.value>>(p, target, shared, queue);
+      else if constexpr (panels.value)
+        launch_items<T, RunOn<T, kDecodeRows, true>>(p, target, shared, queue);
+      else
+        launch_items<T, SideBySide<T, kDecodeRows, false>>(p, target, shared, queue);
+    });
   });
 }
 

@@ -48,10 +48,10 @@ __global__ void __launch_bounds__(kDecodeThreads, Form::BLOCKS)
     if (!p.ranked && static_cast<int>(threadIdx.x) < step.tokens * top_k)
       weights[threadIdx.x] = __ldcg(p.route.weights + threadIdx.x);
   };
+  const typename Form::Rows::Places places{k, n, false};
   const auto begin_of = [&](int item) {
     const int unit = begin + item / top_k, token = unit / groups;
-    return static_cast<const T*>(p.second.weight) +
-           (static_cast<int64_t>(ids[token * top_k + item % top_k]) * n + (unit - token * groups) * ROWS) * k;
+    return places.first(p.second.weight, ids[token * top_k + item % top_k], (unit - token * groups) * ROWS);
   };
   const auto sum_item = [&](int item, auto& rows) {
     const int unit = begin + item / top_k, token = unit / groups, column = (unit - token * groups) * ROWS;
@@ -75,14 +75,14 @@ __global__ void __launch_bounds__(kDecodeThreads, Form::BLOCKS)
   };
   if constexpr (Form::RUNS_ON) {
     if (warp < items) {
-      typename Form::Rows rows(begin_of(warp), ROWS - 1, k);
+      typename Form::Rows rows(begin_of(warp), ROWS - 1, places);
 #pragma unroll 1
       for (int item = warp; item < items; item += kDecodeWarps) sum_item(item, rows);
     }
   } else {
 #pragma unroll 1
     for (int item = warp; item < items; item += kDecodeWarps) {
-      typename Form::Rows rows(begin_of(item), min(ROWS, n - (begin + item / top_k) % groups * ROWS) - 1, k);
+      typename Form::Rows rows(begin_of(item), min(ROWS, n - (begin + item / top_k) % groups * ROWS) - 1, places);
       sum_item(item, rows);
     }
   }
@@ -142,16 +142,24 @@ void launch_decode_output(DType dtype, const DecodeParams& params, const Target&
   const int64_t rows = params.route.tokens * params.route.desc.top_k * params.second.n;
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    if (rows <= kFewLongRows && params.second.k >= kDecodeLoads * 32 * kChunk<T>)
-      launch_units<T, SideBySide<T, 1>>(params, target, queue);
-    else if (is_streamed(dtype, params.second.k, params.second.n, 8))
-      launch_units<T, Streamed<T, 8, kDecodeBlocks>>(params, target, queue);
-    else if (rows <= kFewOutputRows)
-      launch_units<T, SideBySide<T, 2>>(params, target, queue);
-    else if (params.second.n % kDecodeRows == 0 && waves(params, kDecodeRows, std::max(1, target.width)) > 1)
-      launch_units<T, RunOn<T>>(params, target, queue);
-    else
-      launch_units<T, SideBySide<T, kDecodeRows>>(params, target, queue);
+    const bool long_rows = rows <= kFewLongRows && params.second.k >= kDecodeLoads * 32 * kChunk<T>;
+    if (!long_rows && is_streamed(dtype, params.second, 8))
+      return launch_units<T, Streamed<T, 8, kDecodeBlocks>>(params, target, queue);
+    with_panels<T>(params.second, [&](auto panels) {
+      constexpr bool PANELS = panels.value;
+      constexpr int ROWS = kDecodeRows;
+      if (long_rows) return launch_units<T, SideBySide<T, 1, PANELS>>(params, target, queue);
+      if (rows <= kFewOutputRows) return launch_units<T, SideBySide<T, 2, PANELS>>(params, target, queue);
+      if constexpr (PANELS) {
+        const bool few = rows <= kFewPanelRows && params.second.k * static_cast<int64_t>(sizeof(T)) >= kLongBytes;
+        if (few) return launch_units<T, RunOn<T, 2, true>>(params, target, queue);
+        launch_units<T, RunOn<T, ROWS, true>>(params, target, queue);  // in panels all items are whole
+      } else if (params.second.n % ROWS == 0 && waves(params, ROWS, std::max(1, target.width)) > 1) {
+        launch_units<T, RunOn<T, ROWS, false>>(params, target, queue);
+      } else {
+        launch_units<T, SideBySide<T, ROWS, false>>(params, target, queue);
+      }
+    });
   });
 }
 

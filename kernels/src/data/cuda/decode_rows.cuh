@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "data/cuda/gemv_sum.cuh"
+#include "nexus/weight_panels.h"
 
 namespace nexus::cuda {
 
@@ -54,16 +55,41 @@ __device__ __forceinline__ void add_chunk_in_place(const Pack<T, kChunk<T>> (&w)
   }
 }
 
-template <class T, int ROWS, int AHEAD>
+/// Where the rows of a warp's item lie, in rows or (PANELS) in panels of 64 elements of k of n rows each. What a lane
+/// reads next of a row is kSpan elements of k on: four panels. So it adds up the same elements in the same order.
+template <class T, bool PANELS>
+struct RowPlaces {
+  static constexpr int kVec = kChunk<T>;
+  int k, n;
+  bool gated;
+
+  /// Of `rows` rows of an expert from `row` on: this lane's first chunk of the first one.
+  __device__ __forceinline__ const T* first(const void* weight, int expert, int row) const {
+    const int chunk = (static_cast<int>(threadIdx.x) & 31) * kVec;
+    const T* const own = static_cast<const T*>(weight) + static_cast<int64_t>(expert) * n * k;
+    return own + (PANELS ? panel_element(row, chunk, n, gated) : static_cast<int64_t>(row) * k + chunk);
+  }
+  /// From an item's first row to its row r, in elements: items are of whole pairs, and none goes across a sixteen.
+  __device__ __forceinline__ unsigned row(int r) const {
+    return PANELS ? static_cast<unsigned>(panel_row(r, gated)) * kPanelColumns : static_cast<unsigned>(r * k);
+  }
+  /// From an element of k to another, a multiple of 64.
+  __device__ __forceinline__ unsigned along(int at) const {
+    return PANELS ? static_cast<unsigned>(at) * static_cast<unsigned>(n) : static_cast<unsigned>(at);
+  }
+};
+
+template <class T, int ROWS, int AHEAD, bool PANELS_ = false>
 class WeightRows {
   static constexpr int kVec = kChunk<T>, kSpan = 32 * kVec;
 
  public:
-  /// Row r begins at `first` + min(r, last) · k, of k elements: rows past the last one are that one again.
-  __device__ __forceinline__ WeightRows(const T* first, int last, int k)
-      : first_(first + lane() * kVec), k_(k), left_(k - lane() * kVec) {
+  using Places = RowPlaces<T, PANELS_>;
+  /// Rows r from the one at `first` on; those past the last one are that one again.
+  __device__ __forceinline__ WeightRows(const T* first, int last, const Places& places)
+      : first_(first), places_(places), left_(places.k - lane() * kVec) {
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r) row_[r] = static_cast<unsigned>(min(r, last) * k);
+    for (int r = 0; r < ROWS; ++r) row_[r] = places.row(min(r, last));
 #pragma unroll
     for (int a = 0; a < AHEAD; ++a) load(a, a * kSpan);
   }
@@ -77,10 +103,10 @@ class WeightRows {
   __device__ __forceinline__ void sum(const T* input, float (&acc)[ROWS], Following following) {
     input += lane() * kVec;
 #pragma unroll 1
-    for (int at = 0; at < k_; at += AHEAD * kSpan) {
+    for (int at = 0; at < places_.k; at += AHEAD * kSpan) {
       int ahead = at + AHEAD * kSpan;
-      if (ahead >= k_)
-        if (const T* const first = following()) first_ = first + lane() * kVec, ahead = 0;
+      if (ahead >= places_.k)
+        if (const T* const first = following()) first_ = first, ahead = 0;
 #pragma unroll
       for (int a = 0; a < AHEAD; ++a) {
         const int here = at + a * kSpan;
@@ -95,13 +121,14 @@ class WeightRows {
   __device__ __forceinline__ void load(int a, int at) {
     if (at >= left_) return;
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r) chunk_[a][r] = load_stream<T, kVec>(first_ + (row_[r] + at));
+    for (int r = 0; r < ROWS; ++r) chunk_[a][r] = load_stream<T, kVec>(first_ + (row_[r] + places_.along(at)));
   }
 
   const T* first_;
   unsigned row_[ROWS];  // elements from there
   Pack<T, kVec> chunk_[AHEAD][ROWS];
-  const int k_, left_;  // elements of a row, and from this lane's first on
+  const Places places_;
+  const int left_;  // elements of a row from this lane's first on
 };
 
 }  // namespace nexus::cuda

@@ -16,10 +16,11 @@ class StreamRows {
   static constexpr int kVec = kChunk<T>, kSpan = 32 * kVec;
 
  public:
+  using Places = RowPlaces<T, false>;
   /// ROWS rows of k elements each, one behind the other from `first` on. k: whole rounds, AHEAD chunks of all lanes. A
   /// condition on each load, for rows that are not, costs a third of the rate.
-  __device__ __forceinline__ StreamRows(const T* first, int, int k)
-      : next_(first + lane() * kVec), k_(k), rounds_(ROWS * (k / (AHEAD * kSpan))) {
+  __device__ __forceinline__ StreamRows(const T* first, int, const Places& places)
+      : next_(first), k_(places.k), rounds_(ROWS * (places.k / (AHEAD * kSpan))) {
 #pragma unroll
     for (int a = 0; a < AHEAD; ++a) load(a);
     advance();
@@ -39,8 +40,7 @@ class StreamRows {
 #pragma unroll 1
       for (int at = 0; at < k_; at += AHEAD * kSpan) {
         if (rounds_ == 0)
-          if (const T* const first = following())
-            next_ = first + lane() * kVec, rounds_ = ROWS * (k_ / (AHEAD * kSpan));
+          if (const T* const first = following()) next_ = first, rounds_ = ROWS * (k_ / (AHEAD * kSpan));
 #pragma unroll
         for (int a = 0; a < AHEAD; ++a) {
           add_chunk_in_place<T, 1>(chunk_[a], load_pack<kVec>(input + at + a * kSpan), own);
@@ -64,15 +64,15 @@ class StreamRows {
 };
 
 /// How a decode kernel reads: rows of a warp's item, and blocks on an SM.
-template <class T, int ROWS_>
+template <class T, int ROWS_, bool PANELS>
 struct SideBySide {
   static constexpr bool STREAMED = false, RUNS_ON = false;
   static constexpr int ROWS = ROWS_, BLOCKS = kDecodeBlocks;
-  using Rows = WeightRows<T, ROWS, kDecodeLoads / ROWS>;
+  using Rows = WeightRows<T, ROWS, kDecodeLoads / ROWS, PANELS>;
 };
 /// Side by side, and on into the warp's next item. Only of whole items.
-template <class T>
-struct RunOn : SideBySide<T, kDecodeRows> {
+template <class T, int ROWS, bool PANELS>
+struct RunOn : SideBySide<T, ROWS, PANELS> {
   static constexpr bool RUNS_ON = true;
 };
 template <class T, int AHEAD, int BLOCKS_>
@@ -84,10 +84,18 @@ struct Streamed {
 
 /// Bytes of rows that are long: 8 KiB, of decode_hidden's 4 KiB, too, of which rounds of eight chunks are whole rows.
 constexpr int64_t kLongBytes = 8192, kLongHiddenBytes = 4096;
-/// Whether n rows of k elements are read as streams, `ahead` chunks ahead: long rows, in whole items of whole rounds.
-constexpr bool is_streamed(DType dtype, int k, int n, int ahead, int64_t long_bytes = kLongBytes) {
-  const int64_t bytes = k * static_cast<int64_t>(size_of(dtype));
-  return bytes >= long_bytes && bytes % (ahead * 512) == 0 && n % 2 == 0;
+/// Whether a layer's rows are read as streams, `ahead` chunks ahead: long rows, in whole items of whole rounds. In
+/// panels neighbouring warps read neighbouring rows of a few panels anyway; there it is enough to run on.
+constexpr bool is_streamed(DType dtype, const DecodeLinear& l, int ahead, int64_t long_bytes = kLongBytes) {
+  const int64_t bytes = l.k * static_cast<int64_t>(size_of(dtype));
+  return !l.in_panels && bytes >= long_bytes && bytes % (ahead * 512) == 0 && l.n % 2 == 0;
+}
+/// Calls f(std::bool_constant): whether the layer's weights are in panels, which those of a type T may be.
+template <class T, class F>
+void with_panels(const DecodeLinear& l, F&& f) {
+  if constexpr (sizeof(T) == 2)
+    if (l.in_panels) return f(std::true_type{});
+  f(std::false_type{});
 }
 
 }  // namespace nexus::cuda

@@ -43,8 +43,9 @@ __device__ __forceinline__ int expert_of(const GroupedParams& p, int row) {
   return -1;
 }
 
-/// The first chunks of the eight weight rows of one expert, and what reads on from there.
-template <class T>
+/// The first chunks of the eight weight rows of one expert, and what reads on from there. PANELS: they lie in panels,
+/// so that a lane's next chunk of a row is four panels on.
+template <class T, bool PANELS>
 struct Weights {
   static constexpr int VEC = kChunk<T>;
   const T* row[kColumns];
@@ -57,17 +58,21 @@ struct Weights {
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
       const int at = min(column + i, n - 1);  // past the end: read the last row again, the result is not stored
-      row[i] = static_cast<const T*>(p.weight) + (static_cast<int64_t>(max(expert, 0)) * n + at) * k + lane * VEC;
+      if constexpr (PANELS)
+        row[i] = static_cast<const T*>(p.weight) + static_cast<int64_t>(max(expert, 0)) * n * k +
+                 panel_element(at, lane * VEC, n, p.gated);
+      else
+        row[i] = static_cast<const T*>(p.weight) + (static_cast<int64_t>(max(expert, 0)) * n + at) * k + lane * VEC;
       if (first) ahead[i] = load_stream<T, VEC>(row[i]);
     }
   }
 };
 
 /// Columns `column` to `column` + 7 of sorted row `row`, by one warp.
-template <class T>
-__device__ __forceinline__ void gemv_tile(const GroupedParams& p, const Weights<T>& weights, const void* input_rows,
-                                          int expert, int row, int column) {
-  constexpr int kVec = Weights<T>::VEC;
+template <class T, bool PANELS>
+__device__ __forceinline__ void gemv_tile(const GroupedParams& p, const Weights<T, PANELS>& weights,
+                                          const void* input_rows, int expert, int row, int column) {
+  constexpr int kVec = Weights<T, PANELS>::VEC;
   const int lane = threadIdx.x & 31;
   const int k = static_cast<int>(p.k), n = static_cast<int>(p.n);
   const int slot = slot_at(p, row);
@@ -83,8 +88,9 @@ __device__ __forceinline__ void gemv_tile(const GroupedParams& p, const Weights<
   for (int at = 32 * kVec; at + lane * kVec < k; at += 32 * kVec) {
     const Pack<T, kVec> v = load_pack<kVec>(x + at);
     Pack<T, kVec> w[kColumns];
+    const int64_t along = PANELS ? static_cast<int64_t>(at) * n : at;
 #pragma unroll
-    for (int i = 0; i < kColumns; ++i) w[i] = load_stream<T, kVec>(weights.row[i] + at);
+    for (int i = 0; i < kColumns; ++i) w[i] = load_stream<T, kVec>(weights.row[i] + along);
     add_chunk<T>(w, v, acc);
   }
   float v[kColumns];
@@ -112,20 +118,20 @@ __device__ __forceinline__ void gemv_tile(const GroupedParams& p, const Weights<
 template <class T>
 constexpr int kMinBlocks = std::is_same_v<T, __nv_bfloat16> ? 8 : 0;
 
-template <class T>
+template <class T, bool PANELS>
 __global__ void __launch_bounds__(kThreads, kMinBlocks<T>) grouped_gemv_kernel(const GroupedParams p) {
   const int tile = blockIdx.x * kWarps + (threadIdx.x >> 5);
   const int row = tile / p.n_tiles, column = tile % p.n_tiles * kColumns;
   if (!p.settled) wait_for_previous();
   const int expert = row < p.max_rows ? expert_of(p, row) : -1;
-  const Weights<T> weights(p, expert, column);
+  const Weights<T, PANELS> weights(p, expert, column);
   if (p.settled) wait_for_previous();
   release_next();
-  if (expert >= 0) gemv_tile<T>(p, weights, input_of(p), expert, row, column);
+  if (expert >= 0) gemv_tile(p, weights, input_of(p), expert, row, column);
 }
 
 /// The same tiles as find_place() numbers them, one row each: those of a lane's experts, by the warps of its blocks.
-template <class T>
+template <class T, bool PANELS>
 __global__ void __launch_bounds__(kThreads) grouped_gemv_lanes_kernel(const GroupedParams p) {
   if (!p.settled) wait_for_previous();
   const Walk walk = lanes_walk(p, blockIdx.x, gridDim.x);
@@ -136,7 +142,7 @@ __global__ void __launch_bounds__(kThreads) grouped_gemv_lanes_kernel(const Grou
   for (;; index += walk.stride * kWarps) {
     TilePlace place;
     const bool found = find_place<1, true>(p, index, place, walk.lane);
-    const Weights<T> weights(p, found ? place.expert : -1, found ? place.column_tile * kColumns : 0);
+    const Weights<T, PANELS> weights(p, found ? place.expert : -1, found ? place.column_tile * kColumns : 0);
     if (!started) {
       if (p.settled) wait_for_previous();
       release_next();
@@ -145,29 +151,36 @@ __global__ void __launch_bounds__(kThreads) grouped_gemv_lanes_kernel(const Grou
     }
     if (!found) return;
     if ((threadIdx.x & 31) == 0) trace_tile(p, place.expert);
-    gemv_tile<T>(p, weights, input_rows, place.expert, place.begin + place.row_tile, place.column_tile * kColumns);
+    gemv_tile(p, weights, input_rows, place.expert, place.begin + place.row_tile, place.column_tile * kColumns);
     if (!walks(p)) return;  // a warp for each tile
   }
+}
+
+template <class T, bool PANELS>
+void launch_tiles(const GroupedParams& params, const Target& target) {
+  unsigned blocks = grid_for(params.n_tiles * params.max_rows, kWarps);
+  auto* kernel = &grouped_gemv_kernel<T, PANELS>;
+  if (with_lanes(params)) {
+    kernel = &grouped_gemv_lanes_kernel<T, PANELS>;
+    if (walks(params)) {
+      static KernelFacts facts;
+      const int at_once =
+          facts.blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device, kThreads, 0);
+      blocks = std::min(blocks, static_cast<unsigned>(std::max(1, target.width) * at_once));
+    }
+  }
+  launch("grouped_gemv", kernel, blocks, kThreads, 0, target.device, target.stream, params);
 }
 
 }  // namespace
 
 void launch_gemv(DType dtype, GroupedParams params, const Target& target) {
   params.n_tiles = static_cast<int>((params.n + kColumns - 1) / kColumns);
-  unsigned blocks = grid_for(params.n_tiles * params.max_rows, kWarps);
   with_type(dtype, [&](auto zero) {
     using T = decltype(zero);
-    auto* kernel = &grouped_gemv_kernel<T>;
-    if (with_lanes(params)) {
-      kernel = &grouped_gemv_lanes_kernel<T>;
-      if (walks(params)) {
-        static KernelFacts facts;
-        const int at_once =
-            facts.blocks_per_multiprocessor(reinterpret_cast<const void*>(kernel), target.device, kThreads, 0);
-        blocks = std::min(blocks, static_cast<unsigned>(std::max(1, target.width) * at_once));
-      }
-    }
-    launch("grouped_gemv", kernel, blocks, kThreads, 0, target.device, target.stream, params);
+    if constexpr (sizeof(T) == 2)
+      if (params.in_panels) return launch_tiles<T, true>(params, target);
+    launch_tiles<T, false>(params, target);
   });
 }
 

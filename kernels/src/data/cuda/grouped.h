@@ -35,6 +35,8 @@ struct GroupedParams {
   bool gather, scatter;
   bool copy_rows;     // wgmma: rows of the input one by one, since it is gathered or the host does not know where it is
   bool gated;         // n columns in, n/2 out
+  bool in_panels;     // the weights (nexus/weight_panels.h)
+  int expert_rows;    // wgmma: from an expert's first row of weights to the next's, as their map counts them
   bool output_f32;    // the router's logits: float32 whatever the input is
   bool settled;       // offsets, order and lane table are older than the stream's previous kernel
   bool beyond_cache;  // more weights than L2 keeps from one step to the next

@@ -72,7 +72,9 @@ Prepared prepare(const GroupedLinearDesc& desc, const GroupedLinearArgs& args, c
   p.k = desc.k, p.n = desc.n, p.max_rows = args.max_rows;
   p.experts = desc.experts, p.rows_per_input = args.rows_per_input;
   p.epilogue = static_cast<int>(desc.epilogue), p.limit = desc.params.limit, p.alpha = desc.params.alpha;
-  p.gather = args.gather && args.order, p.scatter = args.scatter && args.order, p.gated = problem.gated;
+  p.gather = args.gather && args.order, p.scatter = args.scatter && args.order;
+  p.gated = problem.gated, p.in_panels = desc.in_panels;
+  p.expert_rows = static_cast<int>(desc.in_panels ? desc.n * (desc.k / kPanelColumns) : desc.n);
   p.settled = args.settled, p.copy_rows = p.gather || p.step;
   p.beyond_cache = desc.experts * desc.n * desc.k * static_cast<int64_t>(size_of(desc.dtype)) > kCachedBytes;
   p.vector_store = desc.n % 8 == 0 && aligned16(args.output);

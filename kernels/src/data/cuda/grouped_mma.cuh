@@ -69,8 +69,16 @@ __device__ __forceinline__ void mma_tile(const GroupedParams& p, const Tile& til
   const int chunk = threadIdx.x % S::CHUNKS, copy_row = threadIdx.x / S::CHUNKS;
   const uint32_t copy_at = copy_row * (S::BK * 2) + ((chunk ^ (copy_row & 7)) * 16);
   unsigned b_valid = 0;
-  const T* b_row = static_cast<const T*>(p.weight) +
-                   (static_cast<int64_t>(tile.expert) * n + tile.column + copy_row) * k + chunk * 8;
+  // Weights in panels: 64 elements of k further on are n · 64 away, and a row is 64 long.
+  const int64_t along = p.in_panels ? n : 1, pitch = p.in_panels ? kPanelColumns : k;
+  const int64_t b_first = p.in_panels ? panel_element(tile.column + copy_row, chunk * 8, n, p.gated)
+                                      : static_cast<int64_t>(tile.column + copy_row) * k + chunk * 8;
+  const T* b_row = static_cast<const T*>(p.weight) + static_cast<int64_t>(tile.expert) * n * k + b_first;
+  // From a thread's first row to that of pass i. Passes of eight rows take a sixteen's first and second half in turns.
+  const auto b_pass = [&](int i) {
+    const bool halves = S::ROWS_PER_PASS == 8 && p.in_panels && p.gated;
+    return (halves ? i / 2 * 16 + i % 2 * 4 : i * S::ROWS_PER_PASS) * pitch;
+  };
 #pragma unroll
   for (int i = 0; i < S::B_PASSES; ++i)
     if (tile.column + copy_row + i * S::ROWS_PER_PASS < n) b_valid |= 1u << i;
@@ -83,7 +91,7 @@ __device__ __forceinline__ void mma_tile(const GroupedParams& p, const Tile& til
 #pragma unroll
     for (int i = 0; i < S::B_PASSES; ++i) {
       const bool row = b_valid >> i & 1;
-      const T* source = b_row + static_cast<int64_t>(i * S::ROWS_PER_PASS) * k + at;
+      const T* source = b_row + b_pass(i) + at * along;
       if constexpr (S::GUARDED)
         copy16_guarded(target + i * kPassBytes, source, row ? left : 0);
       else

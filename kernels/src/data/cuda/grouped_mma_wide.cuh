@@ -67,8 +67,9 @@ struct Source {
       if (at >= 0) rows |= 1u << i;
       a[i] = static_cast<uint32_t>(max(at, 0)) * static_cast<uint32_t>(k / 8) + chunk;
     }
-    b = static_cast<const unsigned char*>(p.weight) +
-        ((static_cast<int64_t>(tile.expert) * n + tile.column + row) * k + chunk * 8) * 2;
+    const int first = tile.column + row;
+    b = static_cast<const unsigned char*>(p.weight) + static_cast<int64_t>(tile.expert) * n * k * 2 +
+        (p.in_panels ? panel_element(first, chunk * 8, n, p.gated) : static_cast<int64_t>(first) * k + chunk * 8) * 2;
     if (tile.rows == 0) return;
 #pragma unroll
     for (int i = 0; i < S::B_PASSES; ++i)
@@ -83,14 +84,15 @@ struct Copies {
   static constexpr int COUNT = S::A_PASSES + S::B_PASSES;
   const Source<S>& from;
   const unsigned char *a, *b;
-  uint32_t target, pitch;  // this thread's place in the buffer; bytes of a row
+  uint32_t target, pitch;  // this thread's place in the buffer; bytes from a weight row to the next
   bool inside;
 
   __device__ __forceinline__ Copies(const GroupedParams& p, const unsigned char* input, const Source<S>& source,
                                     int step, uint32_t to)
-      : from(source), target(to), pitch(static_cast<uint32_t>(p.k) * 2) {
+      : from(source), target(to), pitch(static_cast<uint32_t>(p.in_panels ? S::BK : p.k) * 2) {
+    static_assert(S::BK == kPanelColumns);
     const uint32_t at = static_cast<uint32_t>(step) * (S::BK * 2);
-    a = input + at, b = from.b + at;
+    a = input + at, b = from.b + static_cast<uint64_t>(at) * static_cast<uint32_t>(p.in_panels ? p.n : 1);
     inside = step * S::BK + static_cast<int>(threadIdx.x % 8) * 8 < static_cast<int>(p.k);
     // So that addresses are one sum each, made where it is used, and none of their parts is kept.
     asm volatile("" : "+l"(a), "+l"(b), "+r"(target), "+r"(pitch));

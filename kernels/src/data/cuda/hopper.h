@@ -46,13 +46,11 @@ const Variant& plain_shape(const Variant& variant);
 
 /// A matrix [rows, k] of 16-bit elements in boxes of box_rows × 64 elements, 128-byte swizzle, zeros outside.
 CUtensorMap rows_map(DType dtype, const void* matrix, int64_t rows, int64_t k, int box_rows);
-/// The same of all experts' weights [rows, k], in boxes of box_rows × panels · 64 elements, for copy_weights_box(). Its
-/// coordinates: the element of k and the row; but with panels > 1 (then rows is a multiple of 8) the whole panel of 64
-/// elements and the eight of rows, of which a box has all panels before the next eight. `gated`: rows, a multiple of
-/// 16, alternate between gate and up; in a box, each sixteen come as eight gates and the eight ups that belong to them,
-/// and the coordinate is that of the sixteen. So wgmma leaves a pair's two products in one thread. Coordinates that a
-/// map does not use are 0.
-CUtensorMap weights_map(DType dtype, const void* weight, int64_t rows, int64_t k, int box_rows, int panels, bool gated);
+/// The same of all experts' weights, in boxes of box_rows × panels · 64 elements, for copy_weights_box(). In a box,
+/// eight rows have all their panels before the next eight; and of a gated layer each sixteen rows, which alternate
+/// between gate and up, come as eight gates and the eight ups that belong to them. So wgmma leaves a pair's two
+/// products in one thread. Its coordinates are weights_at()'s.
+CUtensorMap weights_map(DType dtype, const GroupedParams& params, int box_rows, int panels);
 
 /// True where the current device's loaded code of the wgmma kernels is that for 9.0a.
 bool wgmma_loaded();

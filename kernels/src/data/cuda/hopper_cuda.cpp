@@ -90,24 +90,32 @@ CUtensorMap rows_map(DType dtype, const void* matrix, int64_t rows, int64_t k, i
   return encode_map(dtype, matrix, 2, size, pitch, box);
 }
 
-CUtensorMap weights_map(DType dtype, const void* weight, int64_t rows, int64_t k, int box_rows, int panels,
-                        bool gated) {
-  const auto row = static_cast<cuuint64_t>(k) * 2;
-  const auto width = static_cast<cuuint64_t>(k), all = static_cast<cuuint64_t>(rows);
+CUtensorMap weights_map(DType dtype, const GroupedParams& p, int box_rows, int panels) {
+  const auto width = static_cast<cuuint64_t>(p.k), rows = static_cast<cuuint64_t>(p.n), row = width * 2;
+  const auto experts = static_cast<cuuint64_t>(p.experts), all = experts * rows;
   const auto box = static_cast<cuuint32_t>(box_rows), depth = static_cast<cuuint32_t>(panels);
   constexpr cuuint64_t kPanel = 64;
+  if (p.in_panels) {
+    // By eights of rows as they lie, gates and ups as a box has them. An expert begins all its panels' rows behind the
+    // one before; behind the last one's own rows there is nothing.
+    const cuuint64_t own = width / kPanel;
+    const cuuint64_t size[5] = {kPanel, 8, own, ((experts - 1) * own + 1) * rows / 8, 1};
+    const cuuint64_t pitch[4] = {2 * kPanel, rows * 2 * kPanel, 16 * kPanel, row};
+    const cuuint32_t boxes[5] = {kPanel, 8, depth, box / 8, 1};
+    return encode_map(dtype, p.weight, 5, size, pitch, boxes);
+  }
   cuuint64_t size[5] = {width, all, 1, 1, 1}, pitch[4] = {row, 2 * kPanel, row, row};
   cuuint32_t boxes[5] = {kPanel, box, 1, 1, 1};
   if (panels > 1) {
     size[0] = kPanel, size[2] = std::max<cuuint64_t>(1, width / kPanel), boxes[2] = depth;
-    if (!gated) size[1] = 8, size[3] = all / 8, pitch[2] = 8 * row, boxes[1] = 8, boxes[3] = box / 8;
+    if (!p.gated) size[1] = 8, size[3] = all / 8, pitch[2] = 8 * row, boxes[1] = 8, boxes[3] = box / 8;
   }
-  if (gated) {
+  if (p.gated) {
     size[1] = 8, size[3] = 2, size[4] = all / 16;
     pitch[0] = 2 * row, pitch[3] = 16 * row;
     boxes[1] = 8, boxes[3] = 2, boxes[4] = box / 16;
   }
-  return encode_map(dtype, weight, 5, size, pitch, boxes);
+  return encode_map(dtype, p.weight, 5, size, pitch, boxes);
 }
 
 bool for_odd_widths(const Variant& variant) {

@@ -93,20 +93,13 @@ struct Shape {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// This block's part of a tile's weights of step s: by one thread. `y`: the tile's first row of all experts' weights.
-/// `boxes`: of S::BOXES, that have columns of the layer; the results of others are not stored.
+/// This block's part of a tile's weights of step s: by one thread. `row`: weights_row(). `boxes`: of S::BOXES, that
+/// have columns of the layer; the results of others are not stored.
 template <class S>
 __device__ __forceinline__ void copy_weights(const CUtensorMap& map, const GroupedParams& p, uint32_t buffer,
-                                             uint32_t ready, int s, int y, bool once, bool alone = false,
+                                             uint32_t ready, int s, int row, bool once, bool alone = false,
                                              int boxes = S::BOXES) {
-  const bool gated = p.gated;
-  const auto at = [&](int box) {
-    const int row = y + box * S::BOX_COLUMNS;
-    if constexpr (S::PANELS > 1)
-      return gated ? WeightsAt{0, 0, s * S::PANELS, 0, row / 16} : WeightsAt{0, 0, s * S::PANELS, row / 8, 0};
-    else
-      return gated ? WeightsAt{s * S::BK, 0, 0, 0, row / 16} : WeightsAt{s * S::BK, row, 0, 0, 0};
-  };
+  const auto at = [&](int box) { return weights_at<(S::PANELS > 1)>(p, row + box * S::BOX_COLUMNS, s * S::PANELS); };
   if constexpr (S::CLUSTER > 1) {
     if (alone) {
 #pragma unroll
@@ -260,7 +253,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
       walk.first += walk.stride;
     }
     const bool found = tile.padded != 0;
-    const int y = tile.expert * static_cast<int>(p.n) + tile.column;
+    const int weights = weights_row(p, tile);
     [[maybe_unused]] int sent = 0;  // steps whose weights are on their way: thread 0's
     if constexpr (S::FEW_WEIGHTS) {
       if (late) {
@@ -268,7 +261,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
           for (; sent < min(steps, S::STAGES); ++sent) {
             const uint32_t ready = buffers + S::FULL + sent * 8;
             expect(ready, S::WEIGHT_BYTES);
-            copy_weights<S>(map, p, buffers + sent * S::STAGE_BYTES, ready, sent, y, give_up_first<S>(p, tile),
+            copy_weights<S>(map, p, buffers + sent * S::STAGE_BYTES, ready, sent, weights, give_up_first<S>(p, tile),
                             tile.alone);
           }
         __syncwarp();
@@ -301,7 +294,8 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
         arrive_expect(ready, step_bytes<S>(p, tile) - S::WEIGHT_BYTES);
       } else if (thread == 0) {
         arrive_expect(ready, step_bytes<S>(p, tile));
-        copy_weights<S>(map, p, buffer, ready, s, y, limited || (S::LIMITED && give_up_first<S>(p, tile)), tile.alone);
+        copy_weights<S>(map, p, buffer, ready, s, weights, limited || (S::LIMITED && give_up_first<S>(p, tile)),
+                        tile.alone);
       }
       if (!p.copy_rows) {
         // Rows of other experts may follow in the last box: their results are not stored.

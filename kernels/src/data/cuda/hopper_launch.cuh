@@ -62,8 +62,7 @@ void launch_clusters(const Variant& variant, void (*kernel)(GroupedParams, M...)
 template <class S, bool LANES = true>
 void launch_shape(const Variant& variant, GroupedParams params, DType dtype, const Target& target) {
   const unsigned tiles = plan_grid(variant, params);
-  const CUtensorMap map = weights_map(dtype, params.weight, static_cast<int64_t>(params.experts) * params.n, params.k,
-                                      S::BOX_COLUMNS, S::PANELS, params.gated);
+  const CUtensorMap map = weights_map(dtype, params, S::BOX_COLUMNS, S::PANELS);
   const CUtensorMap row_map =
       params.copy_rows ? map : rows_map(dtype, params.input, params.max_rows, params.k, S::BOX_ROWS);
   static KernelFacts facts[2];

@@ -137,13 +137,13 @@ __device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMa
   const auto full = [&](const Cursor<S::STAGES>& at) { return buffers + S::FULL + at.stage * 8; };
   const auto wait_empty = [&](const Cursor<S::STAGES>& at) { wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1); };
   // By thread 0, which arrives at the buffer's barrier later.
-  const auto send_weights = [&](const Cursor<S::STAGES>& at, const MlpTile& tile, int y, int s) {
+  const auto send_weights = [&](const Cursor<S::STAGES>& at, const MlpTile& tile, int row, int s) {
     const GroupedParams& g = p.layer[tile.layer];
     const uint32_t ready = full(at);
     const int boxes = min(S::BOXES, (static_cast<int>(g.n) - tile.column + S::BOX_COLUMNS - 1) / S::BOX_COLUMNS);
     wait_empty(at);
     expect(ready, boxes * S::BOX_BYTES);
-    copy_weights<S>(tile.layer ? second_map : first_map, g, buffers + at.stage * S::STAGE_BYTES, ready, s, y,
+    copy_weights<S>(tile.layer ? second_map : first_map, g, buffers + at.stage * S::STAGE_BYTES, ready, s, row,
                     give_up_first<S>(g, tile), false, boxes);
   };
   Cursor<S::STAGES> at;
@@ -168,13 +168,13 @@ __device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMa
     if (!find_mlp_tile<S>(p, control.claimed[turn], row_tiles, tile)) break;
     const GroupedParams& g = p.layer[tile.layer];
     const int k = static_cast<int>(g.k), steps = (k + S::BK - 1) / S::BK;
-    const int y = tile.expert * static_cast<int>(g.n) + tile.column;
+    const int weights = weights_row(g, tile);
     // Weights first, by thread 0: they wait for nobody. Of a tile whose rows are not there yet, as many as there are
     // buffers.
     Cursor<S::STAGES> to = at;
     int sent = 0;
     const auto send_until = [&](int until) {
-      for (; sent < until; ++sent, to.advance()) send_weights(to, tile, y, sent);
+      for (; sent < until; ++sent, to.advance()) send_weights(to, tile, weights, sent);
     };
     if (thread == 0) send_until(1);
     if (tile.layer) {

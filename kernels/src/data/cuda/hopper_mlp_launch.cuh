@@ -37,9 +37,7 @@ void launch_mlp_shape(const Variant& variant, const GroupedParams (&layers)[2], 
   params.layer[0].ahead = weights_ahead(static_cast<int64_t>(one.experts) * one.n * one.k * 2);
   unsigned tiles = 0;
   for (GroupedParams& p : params.layer) tiles = std::max(tiles, plan_grid(variant, p));
-  const auto map_of = [&](const GroupedParams& p) {
-    return weights_map(dtype, p.weight, static_cast<int64_t>(p.experts) * p.n, p.k, S::BOX_COLUMNS, S::PANELS, p.gated);
-  };
+  const auto map_of = [&](const GroupedParams& p) { return weights_map(dtype, p, S::BOX_COLUMNS, S::PANELS); };
   const CUtensorMap first = map_of(params.layer[0]), second = map_of(params.layer[1]);
   static KernelFacts facts;
   const auto kernel = &mlp_wgmma_kernel<S>;

@@ -215,7 +215,7 @@ __device__ __forceinline__ void produce_pairs(const PairsParams& p, const CUtens
     arrive(buffers + S::TAKEN);
     const GroupedParams& g = p.layer[tile.layer];
     const int k = static_cast<int>(g.k), steps = (k + S::BK - 1) / S::BK;
-    const int y = tile.expert * static_cast<int>(g.n) + tile.column;
+    const int weights = weights_row(g, tile);
     const char* from = x + chunk * 16;
     if (boxes && thread == 0) fence_async_proxy_global();  // what the finder saw counted, the copy engine sees
 #pragma unroll 1
@@ -233,7 +233,7 @@ __device__ __forceinline__ void produce_pairs(const PairsParams& p, const CUtens
       if (thread == 0) {
         const int bytes = boxes ? (tile.padded + S::BOX_ROWS - 1) / S::BOX_ROWS * S::ROW_BOX_BYTES : 0;
         arrive_expect(ready, S::WEIGHT_BYTES + bytes);
-        copy_weights<S>(boxes ? second_map : first_map, g, buffer, ready, s, y, false, tile.alone);
+        copy_weights<S>(boxes ? second_map : first_map, g, buffer, ready, s, weights, false, tile.alone);
       }
       if (boxes) {
         // Rows of other experts may follow in the last box: their results are not stored.

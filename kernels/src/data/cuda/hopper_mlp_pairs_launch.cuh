@@ -26,9 +26,7 @@ void launch_mlp_pairs(const Variant& variant, const GroupedParams (&layers)[2], 
   params.limit = mlp_row_tiles(layers[0].experts);
   unsigned tiles = 0;
   for (GroupedParams& p : params.layer) tiles = std::max(tiles, plan_grid(variant, p));
-  const auto map_of = [&](const GroupedParams& p) {
-    return weights_map(dtype, p.weight, static_cast<int64_t>(p.experts) * p.n, p.k, S::BOX_COLUMNS, S::PANELS, p.gated);
-  };
+  const auto map_of = [&](const GroupedParams& p) { return weights_map(dtype, p, S::BOX_COLUMNS, S::PANELS); };
   const CUtensorMap first = map_of(params.layer[0]), second = map_of(params.layer[1]);
   const GroupedParams& two = params.layer[1];
   const CUtensorMap rows = rows_map(dtype, two.input, two.max_rows, two.k, S::BOX_ROWS);

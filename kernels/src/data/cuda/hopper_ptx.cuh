@@ -98,7 +98,8 @@ __device__ __forceinline__ void copy_box(uint32_t target, const CUtensorMap* map
       "l"(map), "r"(x), "r"(y), "r"(barrier)
       : "memory");
 }
-/// Where a box of a weights map begins: coordinates, see weights_map() in hopper.h.
+/// Where a box of a weights map begins: its coordinates, by what they mean for most maps (weights_at() in
+/// hopper_tile.cuh).
 struct WeightsAt {
   int x, row, panel, rows8, rows16;
 };

@@ -54,10 +54,10 @@ struct StepPart {
   int columns;  // of the tile: COLUMNS, or what n leaves
 };
 
-/// This block's share of a tile's weights of a step: by one thread. `y`: the tile's first row of all experts' weights.
+/// This block's share of a tile's weights of a step: by one thread. `first`: weights_row().
 template <class S>
-__device__ __forceinline__ void copy_rest_weights(const RestMapsOf<S>& maps, bool gated, uint32_t buffer,
-                                                  uint32_t ready, const StepPart& part, int y, int rank) {
+__device__ __forceinline__ void copy_rest_weights(const RestMapsOf<S>& maps, const GroupedParams& p, uint32_t buffer,
+                                                  uint32_t ready, const StepPart& part, int first, int rank) {
   constexpr int PANEL_BYTES = S::COLUMNS * S::PANEL * 2, BOX_PANEL_BYTES = S::BOX_COLUMNS * S::PANEL * 2;
   const bool all = part.columns == S::COLUMNS;
   const auto box_of = [&](const CUtensorMap& map, uint32_t to, WeightsAt at) {
@@ -66,39 +66,32 @@ __device__ __forceinline__ void copy_rest_weights(const RestMapsOf<S>& maps, boo
     else
       copy_weights_box(to, &map, at, ready);
   };
-  // One panel, or what a map of a whole stage has instead.
-  const auto one = [&](int row, int h) {
-    const int x = part.first + h * S::PANEL;
-    return gated ? WeightsAt{x, 0, 0, 0, row / 16} : WeightsAt{x, row, 0, 0, 0};
-  };
-  const auto deep = [&](int row) {
-    const int panel = part.first / S::PANEL;
-    return gated ? WeightsAt{0, 0, panel, 0, row / 16} : WeightsAt{0, 0, panel, row / 8, 0};
-  };
+  const int panel = part.first / S::PANEL;
   if constexpr (S::PANELS > 1) {
     if (!part.whole) {
 #pragma unroll 1
       for (int h = 0; h < part.panels; ++h) {
         const uint32_t to = buffer + h * PANEL_BYTES;
         if (!all) {
-          box_of(maps.panels.rest, to, one(y, h));
+          box_of(maps.panels.rest, to, weights_at<false>(p, first, panel + h));
           continue;
         }
 #pragma unroll
         for (int i = 0; i < S::BOXES; ++i)
-          box_of(maps.panels.whole, to + i * BOX_PANEL_BYTES, one(y + i * S::BOX_COLUMNS, h));
+          box_of(maps.panels.whole, to + i * BOX_PANEL_BYTES,
+                 weights_at<false>(p, first + i * S::BOX_COLUMNS, panel + h));
       }
       return;
     }
   }
-  const auto at = [&](int row) { return S::PANELS > 1 ? deep(row) : one(row, 0); };
+  const auto at = [&](int rows) { return weights_at<(S::PANELS > 1)>(p, first + rows, panel); };
   if (!all) {
-    if (rank == 0) box_of(maps.steps.rest, buffer, at(y));  // of a pair, one for both
+    if (rank == 0) box_of(maps.steps.rest, buffer, at(0));  // of a pair, one for both
   } else if constexpr (S::CLUSTER > 1) {
-    box_of(maps.steps.whole, buffer + rank * S::BOX_BYTES, at(y + rank * S::BOX_COLUMNS));
+    box_of(maps.steps.whole, buffer + rank * S::BOX_BYTES, at(rank * S::BOX_COLUMNS));
   } else {
 #pragma unroll
-    for (int i = 0; i < S::BOXES; ++i) box_of(maps.steps.whole, buffer + i * S::BOX_BYTES, at(y + i * S::BOX_COLUMNS));
+    for (int i = 0; i < S::BOXES; ++i) box_of(maps.steps.whole, buffer + i * S::BOX_BYTES, at(i * S::BOX_COLUMNS));
   }
 }
 
@@ -163,7 +156,8 @@ __device__ __forceinline__ void produce_rest(const GroupedParams& p, const RestM
     // Warps have given back all steps but the last STAGES, so they are done with the tile of RING tiles ago.
     static_assert(S::RING > S::STAGES + 1);
     if (thread == 0) control.ring[slot] = tile;
-    const int y = tile.expert * n + tile.column, columns = min(S::COLUMNS, n - tile.column);
+    const int weights = weights_row(p, tile);
+    const int columns = min(S::COLUMNS, n - tile.column);
     const int boxes = p.copy_rows ? 0 : (tile.padded + S::BOX_ROWS - 1) / S::BOX_ROWS;
 #pragma unroll 1
     for (int first = 0; first < k; first += S::BK) {
@@ -178,7 +172,7 @@ __device__ __forceinline__ void produce_rest(const GroupedParams& p, const RestM
       const StepPart part{first, min(S::PANELS, (k - first + S::PANEL - 1) / S::PANEL), k - first >= S::BK, columns};
       if (thread == 0) {
         arrive_expect(ready, part.panels * (columns * (S::PANEL * 2) + boxes * S::ROW_BOX_BYTES));
-        copy_rest_weights<S>(maps, p.gated, buffer, ready, part, y, rank);
+        copy_rest_weights<S>(maps, p, buffer, ready, part, weights, rank);
       }
       if (!p.copy_rows) {
         // Rows of other experts may follow in the last box: their results are not stored.

@@ -8,10 +8,7 @@ namespace nexus::cuda::hopper {
 template <class S>
 void launch_rest_shape(const Variant& variant, GroupedParams params, DType dtype, const Target& target) {
   const unsigned tiles = plan_grid(variant, params);
-  const auto weights = [&](int box_rows, int panels) {
-    return weights_map(dtype, params.weight, static_cast<int64_t>(params.experts) * params.n, params.k, box_rows,
-                       panels, params.gated);
-  };
+  const auto weights = [&](int box_rows, int panels) { return weights_map(dtype, params, box_rows, panels); };
   const int rest = static_cast<int>(params.n % S::COLUMNS);
   const auto both = [&](int panels) -> WeightMaps {
     const CUtensorMap whole = weights(S::BOX_COLUMNS, panels);

@@ -92,6 +92,18 @@ __device__ __forceinline__ bool find_tile(const GroupedParams& p, int index, int
   return true;
 }
 
+/// A tile's first row of weights, as their map counts rows.
+__device__ __forceinline__ int weights_row(const GroupedParams& p, const Tile& tile) {
+  return tile.expert * p.expert_rows + tile.column;
+}
+/// The coordinates of a box that begins in row `row` and panel `panel` of k. DEEP: of a map for several panels.
+template <bool DEEP>
+__device__ __forceinline__ WeightsAt weights_at(const GroupedParams& p, int row, int panel) {
+  if (p.in_panels || (DEEP && !p.gated)) return {0, 0, panel, row / 8, 0};
+  const int x = DEEP ? 0 : panel * 64, deep = DEEP ? panel : 0;
+  return p.gated ? WeightsAt{x, 0, deep, 0, row / 16} : WeightsAt{x, row, 0, 0, 0};
+}
+
 /// silu by the hardware's exponential and reciprocal: about 1e-6 relative, far below the rounding of the 16-bit result,
 /// at a fifth of the instructions. Below -88 it is 0, where silu is less than 1e-36.
 __device__ __forceinline__ float fast_silu(float x) {

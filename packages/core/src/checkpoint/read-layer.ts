@@ -15,6 +15,7 @@ import {
 import type { FloatDType } from '@nexus/router-kernels'
 import type { MoELayerOptions } from '../options.js'
 import { resolveScheduling, type SchedulingOptions, schedulingKeys } from '../scheduling/options.js'
+import { type WeightLayout, weightLayouts } from '../weight-layout.js'
 import { ModelConfig } from './config.js'
 import { CheckpointDirectory } from './directory.js'
 import { failure } from './failure.js'
@@ -47,9 +48,20 @@ export interface FromCheckpointOptions extends SchedulingOptions {
   readonly signal?: AbortSignal
   /** Where the layer's steps are queued. @default the device's default stream */
   readonly stream?: Stream
+  /** See {@link MoELayerOptions.weightLayout}; the layer owns what it reads. @default 'auto' */
+  readonly weightLayout?: WeightLayout
 }
 
-const optionKeys = ['layer', 'device', 'dtype', 'onProgress', 'signal', 'stream', ...schedulingKeys] as const
+const optionKeys = [
+  'layer',
+  'device',
+  'dtype',
+  'onProgress',
+  'signal',
+  'stream',
+  'weightLayout',
+  ...schedulingKeys,
+] as const
 
 /** What a checkpoint folder holds, read from its configuration alone. */
 export interface CheckpointInfo {
@@ -92,9 +104,11 @@ export async function readLayer(
 ): Promise<MoELayerOptions> {
   checkDirectory(directory)
   checkOptions('fromCheckpoint options', options, optionKeys)
-  const { layer: asked, dtype: askedDtype, device: askedDevice, onProgress, signal, stream, ...scheduling } = options
+  const { layer: asked, dtype: askedDtype, device: askedDevice, onProgress, signal, stream, ...others } = options
+  const { weightLayout = 'auto', ...scheduling } = others
   // What is wrong with them is known before anything is read.
   resolveScheduling(scheduling)
+  checkOneOf('weightLayout', weightLayout, weightLayouts)
   if (asked !== undefined) checkInteger('layer', asked, 0, Number.MAX_SAFE_INTEGER)
   if (askedDtype !== undefined) checkOneOf('dtype', askedDtype, ['f32', 'bf16', 'f16'])
   if (onProgress !== undefined && typeof onProgress !== 'function') {
@@ -134,6 +148,7 @@ export async function readLayer(
       device,
       weights,
       adoptWeights: true,
+      weightLayout,
       ...(stream ? { stream } : {}),
     }
   } finally {

@@ -21,7 +21,13 @@ export interface LinearSpec extends Pick<TunedLinear, 'dtype' | 'numExperts' | '
   readonly raw: RawLinearDesc
 }
 
-export function linearsOf(experts: MlpSpec, topK: number, shared: MlpSpec | null): readonly LinearSpec[] {
+/** @param inPanels whose weights lie in panels (weight-layout.ts) */
+export function linearsOf(
+  experts: MlpSpec,
+  topK: number,
+  shared: MlpSpec | null,
+  inPanels: Readonly<Record<MlpName, boolean>> = { experts: false, shared: false },
+): readonly LinearSpec[] {
   const of = (whose: MlpName, mlp: MlpSpec, rowsPerToken: number, routed: boolean): LinearSpec[] => {
     const shapes = linearShapes(mlp)
     const { limit, alpha, activation } = mlpDesc(mlp)
@@ -40,7 +46,16 @@ export function linearsOf(experts: MlpSpec, topK: number, shared: MlpSpec | null
         rowsPerToken,
         gather: routed && i === 0,
         scatter: routed && last,
-        raw: { dtype: dtypeCode[dtype], experts: numExperts, k, n, epilogue: last ? 0 : activation, limit, alpha },
+        raw: {
+          dtype: dtypeCode[dtype],
+          experts: numExperts,
+          k,
+          n,
+          epilogue: last ? 0 : activation,
+          limit,
+          alpha,
+          inPanels: inPanels[whose],
+        },
       }
     })
   }

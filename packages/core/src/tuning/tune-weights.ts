@@ -4,6 +4,7 @@
  */
 import { type Stream, Tensor } from '@nexus/native'
 import type { LayerConfig } from '../options.js'
+import { layIntoPanels, layWeights } from '../weight-layout.js'
 import { randomWeights, type WeightSet } from '../weights.js'
 import type { LinearSpec } from './linears.js'
 
@@ -33,6 +34,7 @@ export class TuneWeights {
       for (let wanted = 1; sets.length < wanted; ) {
         const set = randomWeights({ config: { ...config, seed: seed + sets.length }, stream })
         sets.push(set)
+        layWeights(set, { config, stream }, 'auto')
         wanted = copiesBeyond(cacheBytes, set.bytes)
         set.routerBias = this.routerBias
       }
@@ -52,7 +54,9 @@ export class TuneWeights {
     const copies = copiesBeyond(this.#cacheBytes, own[0]?.byteLength ?? 1)
     while (own.length + more.length < copies) {
       const random = { seed: seed + own.length + more.length, scale: 1 / Math.sqrt(k) }
-      more.push(Tensor.randn([numExperts, n, k], { dtype, device, stream: this.#stream, ...random }))
+      const copy = Tensor.randn([numExperts, n, k], { dtype, device, stream: this.#stream, ...random })
+      more.push(copy)
+      if (linear.raw.inPanels) layIntoPanels(this.#stream, linear, copy)
     }
     return [...own, ...more]
   }

@@ -5,6 +5,7 @@
 import { tokenBucket } from '@nexus/graphs'
 import { checkInteger, checkNumber, type DeviceName, describe, requireOptions, Stream, systemInfo } from '@nexus/native'
 import { type LayerConfig, type LayerOptions, layerOptionKeys, resolveOptions } from '../options.js'
+import { panelsThatPay } from '../weight-layout.js'
 import { type Budget, type Cell, measureCell, type Site } from './cell.js'
 import { type LinearSpec, linearsOf, type MlpName } from './linears.js'
 import { type Found, report, type TuneReport } from './report.js'
@@ -57,7 +58,9 @@ export async function tune(options: TuneOptions): Promise<TuneReport> {
   const { config, tokens, budgetMs, skew, cacheBytes, onProgress, signal } = resolve(options)
   const { device, seed } = config
   signal?.throwIfAborted()
-  const linears = distinct(linearsOf(config.experts, config.rule.topK, config.shared?.mlp ?? null))
+  const linears = distinct(
+    linearsOf(config.experts, config.rule.topK, config.shared?.mlp ?? null, panelsThatPay(config)),
+  )
   const mlps = [...new Set(linears.map(({ mlp }) => mlp))]
   const found = { cells: [] as Cell[], steps: [] as Step[], skipped: [] as { linear: string; tokens: number }[] }
   const total = (linears.length + mlps.length) * tokens.length
