@@ -48,6 +48,25 @@ describe('Chooser', () => {
     expect(it.choose(264, two(80, 100), 'x').strategy).toBe('fused')
   })
 
+  test('measured, slices need the margin, and fused needs none against them: timed alone, its steps do not overlap', () => {
+    const it = chooser()
+    const seen = (strategy: 'fused' | 'tiered', us: number) => {
+      for (let i = 0; i < 5; i++) it.observe(strategy, us, 100)
+    }
+    seen('fused', 100)
+    seen('tiered', 95)
+    expect(it.choose(0, two(100, 100), 'x').strategy).toBe('tiered')
+    seen('tiered', 99)
+    expect(it.choose(100, two(100, 100), 'x').strategy).toBe('tiered')
+    seen('tiered', 101)
+    expect(it.choose(200, two(100, 100), 'x').strategy).toBe('fused')
+    seen('tiered', 98)
+    expect(it.choose(300, two(100, 100), 'x')).toMatchObject({
+      strategy: 'fused',
+      reason: expect.stringMatching(/^fused kept: tiered would end 2.0 % sooner \(.*\), less than 3 %$/),
+    })
+  })
+
   test('alternating loads around the margin do not make it flap', () => {
     const it = chooser()
     const taken = new Set<string>()

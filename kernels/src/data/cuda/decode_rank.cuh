@@ -89,11 +89,13 @@ __device__ __forceinline__ void find_experts(const DecodeParams& p, const Decode
         before += key > largest;
         if (lane == from) second_before = place;
       }
-      // Equal keys have the same place, and the next one stays free.
+      // Equal keys have the same place. So the next one stays free, or for the last place there is one too many.
       const unsigned places =
           third >= bound ? kAll
                          : (before < top_k ? 1u << before : 0u) | (second_before < top_k ? 1u << second_before : 0u);
-      if (__reduce_or_sync(kAll, places) == (1u << top_k) - 1) {
+      const int chosen =
+          __popc(__ballot_sync(kAll, before < top_k)) + __popc(__ballot_sync(kAll, second_before < top_k));
+      if (chosen == top_k && __reduce_or_sync(kAll, places) == (1u << top_k) - 1) {
         if (before < top_k) ids[token * top_k + before] = id;
         if (second_before < top_k) ids[token * top_k + second_before] = second_id;
         __syncwarp();

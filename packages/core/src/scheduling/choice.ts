@@ -125,7 +125,9 @@ export class Chooser {
     const young = stayed < this.#options.dwellSteps
     // What was taken early has no right of its own against what was tried right after it; what was taken unmeasured, only that of the margin.
     const early = both && young && state.taken === 'early'
-    if (gain < this.#options.leastGain && !early) {
+    // A timed step does not overlap with its neighbours, which flatters slices: a tie is fused's.
+    const tied = both && best.strategy === 'fused' && sliced(current.strategy)
+    if (gain < this.#options.leastGain && !early && !tied) {
       const least = `less than ${(100 * this.#options.leastGain).toFixed(0)} %`
       return decide(current, `${current.strategy} kept: ${best.strategy} would end ${percent}, ${least}`)
     }
