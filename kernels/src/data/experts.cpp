@@ -13,11 +13,6 @@ bool known(Epilogue e) {
   return (v >= 0 && v <= 4) || (v >= 16 && v <= 20);
 }
 
-/// Panels are the CUDA kernels'.
-void check_panels(bool in_panels, DeviceId device) {
-  if (in_panels && device.is_cpu()) throw_unsupported("in_panels: expected weights in rows on the CPU");
-}
-
 void check(const GroupedLinearDesc& d) {
   using namespace validate;
   floating("dtype", d.dtype);

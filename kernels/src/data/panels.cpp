@@ -41,6 +41,10 @@ void check_panels(const WeightMatrices& m) {
   multiple("n", m.n, rows_unit(m));
 }
 
+void check_panels(bool in_panels, DeviceId device, const char* name) {
+  if (in_panels && device.is_cpu()) throw_unsupported(std::string(name) + ": expected weights in rows on the CPU");
+}
+
 size_t lay_panels_bytes(const WeightMatrices& m) {
   check_panels(m);
   return static_cast<size_t>(at_once(m) * bytes_of_one(m));

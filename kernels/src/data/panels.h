@@ -6,5 +6,7 @@ namespace nexus {
 
 /// kInvalidArgument names the size that does not fit.
 void check_panels(const WeightMatrices& matrices);
+/// kUnsupported where field `name` asks the CPU for panels, which are the CUDA kernels'.
+void check_panels(bool in_panels, DeviceId device, const char* name = "in_panels");
 
 }  // namespace nexus

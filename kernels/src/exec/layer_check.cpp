@@ -2,6 +2,8 @@
 // see (sizes of buffers, the parts of a layer against each other) or would see too late, with half of a step queued.
 #include "exec/layer_check.h"
 
+#include "data/panels.h"
+
 namespace nexus {
 namespace {
 
@@ -19,8 +21,7 @@ void need(const std::shared_ptr<Buffer>& b, const char* name, int64_t elements, 
 
 void check_mlp(const MlpDesc& mlp, const std::array<std::shared_ptr<Buffer>, 3>& weight,
                const std::array<std::shared_ptr<Buffer>, 3>& bias, const char* what, DeviceId device) {
-  if (mlp.in_panels && device.is_cpu())
-    throw_unsupported(std::string(what) + ".in_panels: expected weights in rows on the CPU");
+  check_panels(mlp.in_panels, device, (std::string(what) + ".in_panels").c_str());
   for (int i = 0; i < mlp_layers(mlp.kind); ++i) {
     const GroupedLinearDesc layer = mlp_layer(mlp, i);
     const std::string name = std::string(what) + " weight " + std::to_string(i);

@@ -17,7 +17,7 @@ import {
   outputTensor,
 } from './inputs.js'
 import type { MoELayer } from './layer.js'
-import { makeWeights } from './layer-parts.js'
+import { checkSame, makeWeights, refuseOwnWeights } from './layer-parts.js'
 import { type LayerConfig, type LayerOptions, layerOptionKeys, outputWidth, resolveOptions } from './options.js'
 import { type LayerStats, StatsRecorder, stepStats } from './stats.js'
 import { inRows } from './weight-layout.js'
@@ -62,11 +62,8 @@ export class BaselineMoELayer {
       const stream = own.stream ?? Stream.default(config.device)
       return BaselineMoELayer.#make(config, stream, await makeWeights(own, config, stream))
     }
+    refuseOwnWeights(rest)
     const { weights, adoptWeights, ...others } = rest
-    if (weights != null || adoptWeights !== undefined) {
-      const name = weights != null ? 'weights' : 'adoptWeights'
-      throw new TypeError(`${name} must not be given with weightsFrom, whose weights are shared`)
-    }
     const { config } = weightsFrom
     checkAgreement(config, others)
     const stream = others.stream ?? Stream.default(config.device)
@@ -263,9 +260,6 @@ function checkAgreement(config: LayerConfig, others: Partial<LayerOptions>): voi
   // Rules are equal when their descriptors are: a default may be spelt out or not.
   // A layer's determinism is about its kernels: the baseline launches expert by expert and has none of it.
   const plain = ({ deterministic, ...c }: LayerConfig) => ({ ...c, rule: routerDesc(c.rule) })
-  const [expected, got] = [plain(config), plain(merged)]
-  for (const name of Object.keys(expected) as (keyof typeof expected)[]) {
-    const [want, have] = [JSON.stringify(expected[name]), JSON.stringify(got[name])]
-    if (want !== have) throw new RangeError(`${name} must be that of weightsFrom (${want}), got ${have}`)
-  }
+  const expected = plain(config)
+  checkSame(expected, plain(merged), Object.keys(expected) as (keyof typeof expected)[])
 }

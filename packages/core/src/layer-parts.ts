@@ -44,12 +44,22 @@ export function layerWeights(stream: Stream, weights: WeightSet): RawLayerWeight
 export function checkShared(options: MoELayerOptions, config: LayerConfig, from: MoELayer): void {
   if (!(from?.weights instanceof WeightSet))
     throw new TypeError(`weightsFrom must be a MoELayer, got ${describe(from)}`)
+  refuseOwnWeights(options)
+  checkSame(from.config, config, ['experts', 'shared', 'device'])
+}
+
+/** @throws TypeError naming what is said of weights beside `weightsFrom` */
+export function refuseOwnWeights(options: Partial<MoELayerOptions>): void {
   for (const name of ['weights', 'adoptWeights', 'weightLayout'] as const) {
-    if (options[name] != null)
-      throw new TypeError(`${name} must not be given with weightsFrom, whose weights are shared`)
+    if (options[name] === undefined || (name === 'weights' && options.weights === null)) continue
+    throw new TypeError(`${name} must not be given with weightsFrom, whose weights are shared`)
   }
-  for (const name of ['experts', 'shared', 'device'] as const) {
-    const [want, have] = [JSON.stringify(from.config[name]), JSON.stringify(config[name])]
+}
+
+/** @throws RangeError naming the first of `names` in which a configuration differs from that of `weightsFrom` */
+export function checkSame<T>(from: T, config: T, names: readonly (keyof T & string)[]): void {
+  for (const name of names) {
+    const [want, have] = [JSON.stringify(from[name]), JSON.stringify(config[name])]
     if (want !== have) throw new RangeError(`${name} must be that of weightsFrom (${want}), got ${have}`)
   }
 }

@@ -68,7 +68,6 @@ export function layWeights(set: WeightSet, { config, stream }: Place, layout: We
       set[mlp][linear.index] = laid
       layIntoPanels(stream, linear, laid)
     }
-    set.inPanels[mlp] = true
   }
 }
 
@@ -93,7 +92,7 @@ export function inRows(set: WeightSet, place: Place): WeightSet {
   const rows = kept.derived()
   try {
     for (const { linear, tensor } of weightsOf(set, place.config)) {
-      if (!set.inPanels[linear.mlp]) continue
+      if (!tensorsInPanels.has(tensor)) continue
       const copy = rows.own(copied(place.stream, tensor))
       rows[linear.mlp][linear.index] = copy
       lay(place.stream, linear, copy, true)

@@ -57,8 +57,6 @@ export class WeightSet {
   shared: Tensor[] = []
   sharedBiases: Maybe[] = []
   sharedGate: Maybe = null
-  /** Whether the weights of an MLP's linear layers lie in panels (weight-layout.ts). */
-  readonly inPanels = { experts: false, shared: false }
   readonly #owned: Tensor[] = []
   #parent: WeightSet | null = null
   #users = 1
@@ -73,7 +71,13 @@ export class WeightSet {
     return this.#owned.includes(tensor)
   }
 
-  /** A set of the same tensors, called rows whatever they are, that takes over one use of this one. */
+  /** Whether the weights of an MLP's linear layers lie in panels (weight-layout.ts): all of them do, or none. */
+  get inPanels(): { readonly experts: boolean; readonly shared: boolean } {
+    const lie = (list: readonly Tensor[]) => list.some((tensor) => tensorsInPanels.has(tensor))
+    return { experts: lie(this.experts), shared: lie(this.shared) }
+  }
+
+  /** A set of the same tensors that takes over one use of this one. */
   derived(): WeightSet {
     const set = new WeightSet()
     const { router, routerBias, selectBias, sharedGate } = this

@@ -5,7 +5,8 @@
 //
 // An item is four weight rows of a slot (two where there are few, or where they are long); neighbouring warps have
 // neighbouring ones. Where there are more than warps have room, the grid leaves some on each SM for a block of
-// decode_output; not so of long rows, which all warps of the chip together read in order.
+// decode_output; not so of long rows, which all warps of the chip together read in order. In panels a warp asks for its
+// next item's first weights behind its last ones.
 #include <algorithm>
 #include <type_traits>
 

@@ -63,7 +63,7 @@ struct RowPlaces {
   int k, n;
   bool gated;
 
-  /// Of `rows` rows of an expert from `row` on: this lane's first chunk of the first one.
+  /// This lane's first chunk of an expert's row.
   __device__ __forceinline__ const T* first(const void* weight, int expert, int row) const {
     const int chunk = (static_cast<int>(threadIdx.x) & 31) * kVec;
     const T* const own = static_cast<const T*>(weight) + static_cast<int64_t>(expert) * n * k;

@@ -55,14 +55,11 @@ struct Weights {
   __device__ __forceinline__ Weights(const GroupedParams& p, int expert, int column) {
     const int k = static_cast<int>(p.k), n = static_cast<int>(p.n), lane = threadIdx.x & 31;
     first = expert >= 0 && lane * VEC < k;
+    const RowPlaces<T, PANELS> places{k, n, p.gated};
 #pragma unroll
     for (int i = 0; i < kColumns; ++i) {
-      const int at = min(column + i, n - 1);  // past the end: read the last row again, the result is not stored
-      if constexpr (PANELS)
-        row[i] = static_cast<const T*>(p.weight) + static_cast<int64_t>(max(expert, 0)) * n * k +
-                 panel_element(at, lane * VEC, n, p.gated);
-      else
-        row[i] = static_cast<const T*>(p.weight) + (static_cast<int64_t>(max(expert, 0)) * n + at) * k + lane * VEC;
+      // Past the end: read the last row again, the result is not stored.
+      row[i] = places.first(p.weight, max(expert, 0), min(column + i, n - 1));
       if (first) ahead[i] = load_stream<T, VEC>(row[i]);
     }
   }
