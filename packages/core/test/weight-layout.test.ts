@@ -10,6 +10,7 @@ import {
   Tensor,
   UnsupportedError,
 } from '../src/index.js'
+import { tensorsInPanels } from '../src/weights.js'
 
 const counts = { numExperts: 8, topK: 2 }
 const small: MoELayerOptions = { inputDim: 128, hiddenDim: 64, ...counts, seed: 11 }
@@ -45,7 +46,10 @@ onEachDevice('weights of another layer', (device) => {
     const second = await MoELayer.create({ ...small, device, weightsFrom: first })
     first.dispose()
     expect((await bytesOf(second, 5, device)).equals(want)).toBe(true)
+    const third = await MoELayer.create({ ...small, device, weightsFrom: second })
     second.dispose()
+    expect((await bytesOf(third, 5, device)).equals(want)).toBe(true)
+    third.dispose()
     expect(await liveMemory(device)).toEqual(before)
   })
 
@@ -72,9 +76,25 @@ describe('weights in panels', () => {
     const before = await liveMemory('cpu')
     const asked = MoELayer.create({ ...small, device: 'cpu', dtype: 'bf16', weightLayout: 'panels' })
     await expect(asked).rejects.toThrow(UnsupportedError)
+    await expect(asked).rejects.toThrow(/^weightLayout: expected 'auto' or 'rows' on the CPU/)
     expect(await liveMemory('cpu')).toEqual(before)
     await using layer = await MoELayer.create({ ...small, device: 'cpu', dtype: 'bf16' })
     expect(layer.performanceStats().weightLayout).toBe('rows')
+  })
+})
+
+onEachDevice('a tensor whose elements lie in panels', (device) => {
+  test('is no weight to be given: refused by name, where its twin in rows is taken', async () => {
+    const make = (rows: number, columns: number) => Tensor.randn([8, rows, columns], { device, seed: 3 })
+    const router = new Float32Array(8 * 128)
+    using first = make(128, 128)
+    using second = make(128, 64)
+    const options: MoELayerOptions = { ...small, device, dtype: 'f32', weights: { router, experts: [first, second] } }
+    const taken = await MoELayer.create(options)
+    expect(taken.performanceStats().weightLayout).toBe('rows')
+    taken.dispose()
+    tensorsInPanels.add(second)
+    await expect(MoELayer.create(options)).rejects.toThrow(/^weights\.experts\[1\] is in panels/)
   })
 })
 
