@@ -35,11 +35,13 @@ void start_background_thread(const char* name, std::function<void()> body) {
     sigdelset(&all, fault);                     // a crash is reported where it happens
   pthread_sigmask(SIG_SETMASK, &all, &before);  // a new thread inherits the mask
   try {
-    std::thread([name, body = std::move(body)] {
+    std::thread thread([body = std::move(body)] {
       background = true;
-      pthread_setname_np(pthread_self(), name);
       body();
-    }).detach();
+    });
+    // From here and not from within, so that whoever counts threads by their names finds it as soon as this returns.
+    pthread_setname_np(thread.native_handle(), name);
+    thread.detach();
   } catch (const std::system_error& e) {
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
     throw Error(ErrorCode::kInternal, std::string("cannot start the thread '") + name + "': " + e.what());

@@ -4,9 +4,10 @@
 
 namespace nexus {
 
-/// Starts a detached thread (name: at most 15 characters) with asynchronous signals blocked, so that the host program's
-/// handlers stay on its own threads. It also pins this library in memory: Node unloads an addon when the worker that
-/// loaded it ends, and code under a running thread must not go away. Throws kInternal when the system refuses a thread.
+/// Starts a detached thread (name: at most 15 characters, its own by the time this returns) with asynchronous signals
+/// blocked, so that the host program's handlers stay on its own threads. It also pins this library in memory: Node
+/// unloads an addon when the worker that loaded it ends, and code under a running thread must not go away. Throws
+/// kInternal when the system refuses a thread.
 void start_background_thread(const char* name, std::function<void()> body);
 
 /// Whether this is such a thread.
