@@ -131,6 +131,21 @@ TEST("hopper: a pair's turns: every row of every column tile once, in both block
       }
 }
 
+TEST("hopper: a pair's turns: up to a group's shares, all turns that read a column tile's weights lie together") {
+  for (int shares = 1; shares <= 2 * kPairGroup + 1; ++shares)
+    for (const int columns : {1, 2, 3, 6, 11, 16, 112}) {
+      std::vector<int> first(static_cast<size_t>(columns), -1), last(first);
+      for (int turn = 0; turn < pair_turns(shares, columns); ++turn)
+        for (const int rank : {0, 1}) {
+          const auto column = static_cast<size_t>(pair_turn(turn, shares * 160, shares, columns, rank).column);
+          if (first[column] < 0) first[column] = turn;
+          last[column] = turn;
+        }
+      // Of two column tiles and the share that is left: as many turns as shares.
+      for (size_t c = 0; c < first.size(); ++c) CHECK(last[c] - first[c] < shares);
+    }
+}
+
 TEST("hopper: an expert's rows among its tiles: all of them once, in whole eights, within a tile's rows") {
   for (const int most : {32, 64, 96, 160})
     for (const int cluster : {1, 2})

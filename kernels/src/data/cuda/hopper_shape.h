@@ -65,9 +65,10 @@ constexpr TileTurn tile_turn(int index, int rows, int columns, int group) {
 
 /// What a block of a pair does at a turn. An expert's rows are cut into as few shares as a block's tile allows. Two
 /// shares are a turn for each column tile, in which both blocks read the same weights. Of an odd number one share is
-/// left: two column tiles of it are a turn, in which each block reads weights of its own (`alone`); if a column tile is
-/// left as well, both take half of the share's rows. Were the rows cut into an even number of shares instead, blocks
-/// would read weights as often for fewer rows.
+/// left: two column tiles of it are a turn, in which each block reads weights of its own (`alone`), right behind the
+/// other shares' turns of these columns, while L2 has the weights; if a column tile is left as well, both take half of
+/// the share's rows. Were the rows cut into an even number of shares instead, blocks would read weights as often for
+/// fewer rows.
 struct PairTurn {
   RowShare rows;
   int column;  // tile
@@ -78,16 +79,23 @@ struct PairTurn {
 constexpr int kPairGroup = 6;
 constexpr int pair_turns(int shares, int columns) { return shares / 2 * columns + (shares & 1) * ((columns + 1) / 2); }
 constexpr PairTurn pair_turn(int index, int rows, int shares, int columns, int rank) {
-  const int pairs = shares / 2, left = index - pairs * columns;
+  const int pairs = shares / 2, groups = pairs > 0 ? (pairs + kPairGroup - 1) / kPairGroup : 1;
+  const int group = (pairs + groups - 1) / groups,
+            before = (groups - 1) * group;  // row tiles of all groups but the last
+  const int left = index - before * columns;
   if (left < 0) {
-    const int groups = (pairs + kPairGroup - 1) / kPairGroup, group = (pairs + groups - 1) / groups;
-    const TileTurn tile = tile_turn(index, pairs, columns, group);
+    const TileTurn tile = tile_turn(index, before, columns, group);
     return {row_share(rows, shares, tile.row * 2 + rank), tile.column, false};
   }
+  // The last group, by two column tiles: its turns of the first, of the second, of the share that is left.
+  const int here = pairs - before, both = 2 * here + (shares & 1), first = left / both * 2, within = left % both;
+  const bool second = first + 1 < columns;
+  if (within < (second ? 2 : 1) * here)
+    return {row_share(rows, shares, (before + within % here) * 2 + rank), first + within / here, false};
   const RowShare share = row_share(rows, shares, shares - 1);
-  if (left * 2 + 1 < columns) return {share, left * 2 + rank, true};
+  if (second) return {share, first + rank, true};
   const int half = (share.padded / 8 + 1) / 2 * 8, rest = share.padded - half;
-  return {rank == 0 ? RowShare{share.from, half} : RowShare{share.from + half, rest > 0 ? rest : 8}, left * 2, false};
+  return {rank == 0 ? RowShare{share.from, half} : RowShare{share.from + half, rest > 0 ? rest : 8}, first, false};
 }
 
 // ---- columns left behind whole tiles --------------------------------------------------------------------------------
