@@ -6,6 +6,8 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { AblationResult } from './ablation/bench.js'
 import type { CpuResult } from './cpu/result.js'
+import type { EnduranceResult } from './endurance/bench.js'
+import type { Float32Result } from './float32/bench.js'
 import type { LayerBenchResult } from './layer/bench.js'
 import { benchmarksPage, resultsFolder, slicesPage } from './paths.js'
 import type { KernelsBenchResult } from './primitives/kernels.js'
@@ -20,6 +22,8 @@ import { ablationSection } from './sections/ablation.js'
 import { calibrationSection } from './sections/calibration.js'
 import { controlSection } from './sections/control.js'
 import { cpuSection } from './sections/cpu.js'
+import { enduranceSection } from './sections/endurance.js'
+import { float32Section } from './sections/float32.js'
 import { isolationSection } from './sections/isolation.js'
 import { kernelsSection } from './sections/kernels.js'
 import { layerSection } from './sections/layer.js'
@@ -27,7 +31,11 @@ import { policiesSection, policyTables } from './sections/policies.js'
 import { routerSection } from './sections/router.js'
 import { skewSection } from './sections/skew.js'
 import { sliceCostSection } from './sections/slice-cost.js'
+import { startUpSection } from './sections/start-up.js'
+import { tunedSection } from './sections/tuned.js'
 import type { SliceCostResult } from './slice-cost/bench.js'
+import type { StartUpResult } from './start-up/bench.js'
+import type { TunedResult } from './tuned/bench.js'
 
 const intro = `# Benchmarks
 
@@ -53,6 +61,10 @@ export type ResultFile =
   | AblationResult
   | SliceCostResult
   | CpuResult
+  | EnduranceResult
+  | StartUpResult
+  | Float32Result
+  | TunedResult
 
 /**
  * One result file as a section.
@@ -83,6 +95,14 @@ export function section(file: string, result: ResultFile): string {
       return sliceCostSection(file, result)
     case 'cpu':
       return cpuSection(file, result)
+    case 'endurance':
+      return enduranceSection(file, result)
+    case 'start-up':
+      return startUpSection(file, result)
+    case 'float32':
+      return float32Section(file, result)
+    case 'tuned':
+      return tunedSection(file, result)
     default: {
       const { kind } = result as { kind: unknown }
       throw new RangeError(`${file}: expected a kind of result that has a section, got '${String(kind)}'`)

@@ -29,8 +29,11 @@ export const shapes: readonly Shape[] = [
   shape('seed-large', 2048, 4096, 32, 4),
 ]
 
-/** `NAME`, or `NAME:hidden:inter:experts:topk` for a shape of one's own. */
-export function parseShape(text: string): Shape {
+/**
+ * `NAME`, or `NAME:hidden:inter:experts:topk` for a shape of one's own.
+ * @throws RangeError naming `--option`
+ */
+export function parseShape(text: string, option = 'shapes'): Shape {
   const known = shapes.find((s) => s.name === text)
   if (known) return known
   const [name, ...dims] = text.split(':')
@@ -38,7 +41,7 @@ export function parseShape(text: string): Shape {
   const valid = (v: number | undefined): v is number => v !== undefined && Number.isInteger(v) && v > 0
   if (!name || dims.length !== 4 || !valid(hidden) || !valid(inter) || !valid(experts) || !valid(topK))
     throw new RangeError(
-      `--shapes: '${text}' is neither one of ${shapes.map((s) => s.name).join(', ')} nor NAME:hidden:inter:experts:topk`,
+      `--${option}: '${text}' is neither one of ${shapes.map((s) => s.name).join(', ')} nor NAME:hidden:inter:experts:topk`,
     )
   return shape(name, hidden, inter, experts, topK)
 }

@@ -64,7 +64,7 @@ test('what is no calibration is refused', () => {
 
 test('arrangements of one load are told apart by their order, and compared', () => {
   const clocks = clocksOf(file, ['qwen3-30b-a3b'])
-  const [shape, other] = ['qwen3-30b-a3b', 'olmoe-1b-7b'].map(parseShape)
+  const [shape, other] = ['qwen3-30b-a3b', 'olmoe-1b-7b'].map((each) => parseShape(each))
   if (!shape || !other) throw new Error('no shape')
   const counts = Array.from({ length: 128 }, (_, e) => Math.round(2000 / (1 + e)))
   const placements = arrangements(clocks, shape, counts, h200)

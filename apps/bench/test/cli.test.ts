@@ -8,6 +8,7 @@ import { systemInfo } from '@nexus/core'
 import { afterAll, expect, test } from 'vitest'
 import type { LayerBenchResult } from '../src/layer/bench.js'
 import { readTrace } from '../src/recording/trace-file.js'
+import type { StartUpResult } from '../src/start-up/bench.js'
 import { fakePython } from './fake-peers.js'
 
 const cli = fileURLToPath(new URL('../dist/cli.js', import.meta.url))
@@ -32,6 +33,10 @@ test('help names every command, and a command’s teaches', () => {
     'skew',
     'control',
     'calibration',
+    'float32',
+    'tuned',
+    'start-up',
+    'endurance',
     'record',
     'policies',
     'docs',
@@ -56,7 +61,11 @@ test('a wrong option is one line, and code 2', () => {
     [['layer', '--merge', 'nowhere.json'], '--merge: nowhere.json: ENOENT'],
     [['router', '--routers', '8:9'], "--routers: '8:9' is not EXPERTS:topk"],
     [['ablation', '--cells', 'seed-small'], "--cells: 'seed-small' is not SHAPE/tokens"],
-    [['slice-cost', '--cells', 'nothing/64'], "'nothing' is neither one of"],
+    [['slice-cost', '--cells', 'nothing/64'], "--cells: 'nothing' is neither one of"],
+    [['endurance', '--shape', 'nothing'], "--shape: 'nothing' is neither one of"],
+    [['start-up', '--once', 'seed-small/1,seed-small/2'], '--once: expected one cell'],
+    [['float32', '--peers', 'cublas'], "--peers: 'cublas' is not torch or none"],
+    [['tuned', '--seconds', '0'], "--seconds: '0' is not a positive number"],
   ] as const) {
     const { status, stdout, stderr } = run(...words)
     expect([status, stdout]).toEqual([2, ''])
@@ -112,6 +121,26 @@ test.skipIf(noAddon)(
     const { rows, kind } = JSON.parse(stdout) as LayerBenchResult
     expect(kind).toBe('layer')
     expect(rows.map(({ shape, tokens }) => `${shape} ${tokens}`)).toEqual(['tiny 1', 'tiny 16'])
+  },
+  60_000,
+)
+
+test.skipIf(noAddon)(
+  'start-up: every run is a process of its own, and what cannot be run is written down',
+  () => {
+    const words = ['start-up', '--device', 'cpu', '--runs', '2', '--json', '--cells']
+    const { status, stdout, stderr } = run(...words, 'tiny:64:96:8:2/16,tiny:64:96:8:9/1')
+    expect(status).toBe(0)
+    const { rows, failed } = JSON.parse(stdout) as StartUpResult
+    expect(rows).toHaveLength(1)
+    const [row] = rows
+    expect(row?.runs).toHaveLength(2)
+    for (const { layerMs, firstMs, secondMs, laterMs } of row?.runs ?? []) {
+      for (const ms of [layerMs, firstMs, secondMs, laterMs]) expect(ms).toBeGreaterThan(0)
+    }
+    expect(row?.firstMaxMs).toBe(Math.max(...(row?.runs ?? []).map(({ firstMs }) => firstMs)))
+    expect(failed).toMatchObject([{ cell: 'tiny 1', why: expect.stringContaining('topK') }])
+    expect(stderr).toContain('tiny 16 tokens: the first forward ')
   },
   60_000,
 )

@@ -6,12 +6,16 @@ import {
   ablationResult,
   calibrationResult,
   controlResult,
+  enduranceResult,
+  float32Result,
   isolationResult,
   kernelsResult,
   layerResult,
   routerResult,
   skewResult,
   sliceCostResult,
+  startUpResult,
+  tunedResult,
 } from './results.js'
 
 test('docs/benchmarks.md says what the result files say', () => {
@@ -128,4 +132,44 @@ test('slice-cost: a constant, a part, or nothing', () => {
   expect(text).toContain('64 SMs by a cap, graph: 0.20 µs and 0.1 % of the step; next to nothing')
   expect(text).toContain('| seed-small | 64 | 64 SMs | 55.00 (25.00) |')
   expect(text).toContain('- On 4 SMs: too small.')
+})
+
+test('start-up: a first forward beyond the bound in any run is named', () => {
+  const text = section('s.json', startUpResult)
+  expect(text).toContain('A first forward took 200 ms or more: mixtral-8x7b with 512 tokens.')
+  expect(text).toContain('| seed-small | 64 | 900 | 25.0 | 30.0 | 0.40 | 0.30 |')
+  expect(text).toContain('qwen3-30b-a3b 64 tokens could not be run: out of memory.')
+  const { rows } = startUpResult
+  expect(section('s.json', { ...startUpResult, rows: rows.slice(0, 1) })).toContain(
+    'Every first forward took less than',
+  )
+})
+
+test('endurance: what grew on the device is named, and bits that changed', () => {
+  const text = section('e.json', enduranceResult)
+  expect(text).toContain('Memory of the device grew: eager.')
+  expect(text).toContain('| by graph | 1000 | 2.0 | 2.0 | 0 | 0 | 2 | yes |')
+  expect(text).toContain('| one operation at a time | 1000 | 3.0 | 2.0 | 1 | n/a | -1 | **no** |')
+  const { rows } = enduranceResult
+  expect(section('e.json', { ...enduranceResult, rows: rows.slice(0, 1) })).toContain('in use grew.')
+})
+
+test('float32: beside the faster of the two rates of cuBLAS', () => {
+  const text = section('f.json', float32Result)
+  expect(text).toContain('Less than 0.5 of cuBLAS’s rate: seed-medium with 512 tokens.')
+  expect(text).toContain('| olmoe-1b-7b | 4096 | 4000 | 36.0 | 30.0 | 50.0 | 0.72 | 4.0e-7 |')
+  const rows = float32Result.rows.map((row) => ({ ...row, sgemmTflops: null }))
+  const alone = section('f.json', { ...float32Result, rows, squareTflops: null, peerError: 'no torch' })
+  expect(alone).toContain('cuBLAS has no rate: no torch.')
+  expect(alone).toContain('| n/a | n/a | n/a |')
+})
+
+test('tuned: a default that is behind, one that cannot be told, and what was not reached', () => {
+  const text = section('t.json', tunedResult)
+  expect(text).toContain('The default is more than 5 % behind: olmoe-1b-7b with 64 tokens.')
+  expect(text).toContain('Too noisy to tell: olmoe-1b-7b with 512 tokens.')
+  expect(text).toContain('Tuning a shape took at most 31 s.')
+  expect(text).toContain('Not reached in the time: olmoe-1b-7b with 4096 tokens.')
+  expect(text).toContain('| olmoe-1b-7b | 64 | one, two | one, three | 8.0 % | 2.0 % |')
+  expect(text).toContain('| olmoe-1b-7b | 8 | one, two | the same | 0.0 % | 1.0 % |')
 })

@@ -1,5 +1,7 @@
 /** Small results of each kind, made up so that both outcomes of every sentence are in them. */
 import type { AblationResult, AblationRow } from '../src/ablation/bench.js'
+import type { EnduranceResult } from '../src/endurance/bench.js'
+import type { Float32Result } from '../src/float32/bench.js'
 import type { LayerBenchResult } from '../src/layer/bench.js'
 import type { LayerRow } from '../src/layer/measure.js'
 import type { KernelRow, KernelsBenchResult } from '../src/primitives/kernels.js'
@@ -10,6 +12,8 @@ import type { IsolationResult, IsolationRow } from '../src/scheduling/isolation.
 import type { SkewResult, SkewRow } from '../src/scheduling/skew.js'
 import { parseShape } from '../src/shapes.js'
 import type { SliceCostResult, Where } from '../src/slice-cost/bench.js'
+import type { StartUpResult } from '../src/start-up/bench.js'
+import type { TunedResult } from '../src/tuned/bench.js'
 
 const environment = {
   date: '2026-01-02T03:04:05.000Z',
@@ -315,4 +319,93 @@ export const sliceCostResult: SliceCostResult = {
     { sms: 64, where: 'cap', how: 'graph', constantUs: 0.2, part: 0.001, worst: 0.01, points: 6 },
   ],
   failed: [{ sms: 4, why: 'too small' }],
+}
+
+const started = (firstMs: number) => ({ layerMs: 900, firstMs, secondMs: 0.4, laterMs: 0.3 })
+
+export const startUpResult: StartUpResult = {
+  kind: 'start-up',
+  what: 'a new process',
+  environment,
+  seed: 1,
+  rows: [
+    { shape: 'seed-small', tokens: 64, runs: [started(20), started(30)], ...started(25), firstMaxMs: 30 },
+    { shape: 'mixtral-8x7b', tokens: 512, runs: [started(150), started(250)], ...started(200), firstMaxMs: 250 },
+  ],
+  failed: [{ cell: 'qwen3-30b-a3b 64', why: 'out of memory' }],
+}
+
+const read = (steps: number, liveBytes: number) => ({ steps, liveBytes, freeBytes: 2 ** 30, residentBytes: 2 ** 27 })
+
+export const enduranceResult: EnduranceResult = {
+  kind: 'endurance',
+  what: 'step after step',
+  environment,
+  seed: 1,
+  shape: 'seed-small',
+  tokens: [1, 64],
+  rows: [
+    {
+      launch: 'graph',
+      steps: 1000,
+      seconds: 2,
+      readings: [read(0, 2 ** 20), read(500, 2 ** 21), read(1000, 2 ** 21)],
+      grownBytes: { live: 0, device: 0, resident: 2048 },
+      sameBits: true,
+    },
+    {
+      launch: 'eager',
+      steps: 1000,
+      seconds: 3,
+      readings: [read(0, 2 ** 20), read(500, 2 ** 21), read(1000, 2 ** 21 + 1024)],
+      grownBytes: { live: 1024, device: null, resident: -1024 },
+      sameBits: false,
+    },
+  ],
+}
+
+export const float32Result: Float32Result = {
+  kind: 'float32',
+  what: 'float32',
+  environment,
+  seed: 1,
+  rows: [
+    {
+      shape: 'olmoe-1b-7b',
+      tokens: 4096,
+      nexusUs: 4000,
+      nexusTflops: 36,
+      relativeError: 4e-7,
+      sgemmTflops: 30,
+    },
+    {
+      shape: 'seed-medium',
+      tokens: 512,
+      nexusUs: 900,
+      nexusTflops: 24,
+      relativeError: 4e-7,
+      sgemmTflops: 20,
+    },
+  ],
+  squareTflops: 50,
+  peerError: null,
+}
+
+const stepOf = (tokens: number, speedup: number, noise: number) => ({
+  shape: 'olmoe-1b-7b',
+  tokens,
+  heuristic: ['one', 'two'],
+  chosen: speedup > 1 ? ['one', 'three'] : ['one', 'two'],
+  speedup,
+  noise,
+})
+
+export const tunedResult: TunedResult = {
+  kind: 'tuned',
+  what: 'whole steps',
+  environment,
+  seed: 1,
+  rows: [stepOf(8, 1, 0.01), stepOf(64, 1.08, 0.02), stepOf(512, 1, 0.2)],
+  seconds: { 'olmoe-1b-7b': 31.4 },
+  skipped: [{ shape: 'olmoe-1b-7b', tokens: 4096 }],
 }

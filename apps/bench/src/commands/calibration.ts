@@ -70,7 +70,7 @@ export default defineCommand({
     }
     const parts = numbers('parts', given.parts, true)
     for (const part of parts) if (part >= 1) throw new RangeError(`--parts: ${part} is not below 1`)
-    const shapes = given.shapes.split(',').map(parseShape)
+    const shapes = given.shapes.split(',').map((each) => parseShape(each))
     const [{ calibrationBench, checkedFile }, { clocksOf }, { calibrationSection }] = await Promise.all([
       import('../scheduling/calibration.js'),
       import('../scheduling/clocks.js'),

@@ -13,7 +13,7 @@ export function parseCells(name: string, text: string, skew = 0): Cell[] {
     const at = each.lastIndexOf('/')
     if (at < 0) throw new RangeError(`--${name}: '${each}' is not SHAPE/tokens`)
     const of = each.slice(0, at)
-    const shape = shapes.get(of) ?? parseShape(of)
+    const shape = shapes.get(of) ?? parseShape(of, name)
     shapes.set(of, shape)
     return { shape, tokens: number(name, each.slice(at + 1)), skew }
   })

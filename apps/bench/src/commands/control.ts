@@ -26,7 +26,7 @@ export default defineCommand({
   async run({ args: given }) {
     const options = {
       device: checkedDevice(given.device),
-      shape: parseShape(given.shape),
+      shape: parseShape(given.shape, 'shape'),
       tokens: number('tokens', given.tokens),
       pairs: number('pairs', given.pairs),
       onProgress: progress,

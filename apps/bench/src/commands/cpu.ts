@@ -37,7 +37,7 @@ export default defineCommand({
   args,
   async run({ args: given }) {
     const options = {
-      shapes: given.shapes.split(',').map(parseShape),
+      shapes: given.shapes.split(',').map((each) => parseShape(each)),
       tokens: numbers('tokens', given.tokens),
       threads: given.threads === undefined ? null : number('threads', given.threads),
       rounds: number('rounds', given.rounds),

@@ -54,8 +54,11 @@ export default defineCommand({
   async run({ args: given }) {
     const options = {
       device: checkedDevice(given.device),
-      decode: { shape: parseShape(given.decode), tokens: number('decode-tokens', given['decode-tokens']) },
-      prefill: { shape: parseShape(given.prefill), tokens: number('prefill-tokens', given['prefill-tokens']) },
+      decode: { shape: parseShape(given.decode, 'decode'), tokens: number('decode-tokens', given['decode-tokens']) },
+      prefill: {
+        shape: parseShape(given.prefill, 'prefill'),
+        tokens: number('prefill-tokens', given['prefill-tokens']),
+      },
       decodeSms: numbers('decode-sms', given['decode-sms']),
       readAhead: given['read-ahead'] === '0' ? [] : given['read-ahead'].split(',').map(readAhead),
       minSteps: number('min-steps', given['min-steps']),

@@ -31,7 +31,7 @@ export default defineCommand({
   async run({ args: given }) {
     const options = {
       device: checkedDevice(given.device),
-      shapes: given.shapes.split(',').map(parseShape),
+      shapes: given.shapes.split(',').map((each) => parseShape(each)),
       tokens: numbers('tokens', given.tokens),
       budgetMs: number('budget-ms', given['budget-ms'], true),
       seed: seed('seed', given.seed),

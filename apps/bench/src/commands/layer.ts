@@ -82,7 +82,7 @@ export default defineCommand({
     const part = given.part === undefined ? null : parsePart(given.part)
     const { chooseCells, partOf } = await import('../layer/cells.js')
     const cells = chooseCells({
-      ...(given.shapes === undefined ? {} : { shapes: given.shapes.split(',').map(parseShape) }),
+      ...(given.shapes === undefined ? {} : { shapes: given.shapes.split(',').map((each) => parseShape(each)) }),
       ...(given.tokens === undefined ? {} : { tokens: numbers('tokens', given.tokens) }),
       ...(given.skew === undefined ? {} : { skew: Number(given.skew) === 0 ? 0 : number('skew', given.skew, true) }),
     })
