@@ -94,7 +94,7 @@ CUtensorMap weights_map(DType dtype, const GroupedParams& p, int box_rows, int p
   const auto width = static_cast<cuuint64_t>(p.k), rows = static_cast<cuuint64_t>(p.n), row = width * 2;
   const auto experts = static_cast<cuuint64_t>(p.experts), all = experts * rows;
   const auto box = static_cast<cuuint32_t>(box_rows), depth = static_cast<cuuint32_t>(panels);
-  constexpr cuuint64_t kPanel = 64;
+  constexpr cuuint64_t kPanel = kPanelColumns;
   if (p.in_panels) {
     // By eights of rows as they lie, gates and ups as a box has them. An expert begins all its panels' rows behind the
     // one before; behind the last one's own rows there is nothing.

@@ -51,18 +51,6 @@ constexpr RowShare row_share(int rows, int parts, int part) {
   return {before * 8, own > 0 ? own * 8 : 8};
 }
 
-/// A row tile and a column tile of an expert.
-struct TileTurn {
-  int row, column;
-};
-/// Tile `index` of `rows` row tiles of `columns` column tiles each: in groups of `group` row tiles, all of a group
-/// before the next column tile.
-constexpr TileTurn tile_turn(int index, int rows, int columns, int group) {
-  const int before = index / (group * columns) * group, within = index - before * columns;
-  const int here = rows - before < group ? rows - before : group;
-  return {before + within % here, within / here};
-}
-
 /// What a block of a pair does at a turn. An expert's rows are cut into as few shares as a block's tile allows. Two
 /// shares are a turn for each column tile, in which both blocks read the same weights. Of an odd number one share is
 /// left: two column tiles of it are a turn, in which each block reads weights of its own (`alone`), right behind the
@@ -79,16 +67,14 @@ struct PairTurn {
 constexpr int kPairGroup = 6;
 constexpr int pair_turns(int shares, int columns) { return shares / 2 * columns + (shares & 1) * ((columns + 1) / 2); }
 constexpr PairTurn pair_turn(int index, int rows, int shares, int columns, int rank) {
+  // Groups of row tiles of two shares each; the share that is left goes with the last.
   const int pairs = shares / 2, groups = pairs > 0 ? (pairs + kPairGroup - 1) / kPairGroup : 1;
-  const int group = (pairs + groups - 1) / groups,
-            before = (groups - 1) * group;  // row tiles of all groups but the last
-  const int left = index - before * columns;
-  if (left < 0) {
-    const TileTurn tile = tile_turn(index, before, columns, group);
-    return {row_share(rows, shares, tile.row * 2 + rank), tile.column, false};
-  }
-  // The last group, by two column tiles: its turns of the first, of the second, of the share that is left.
-  const int here = pairs - before, both = 2 * here + (shares & 1), first = left / both * 2, within = left % both;
+  const int most = (pairs + groups - 1) / groups, last = groups - 1;
+  const int group = index < last * most * columns ? index / (most * columns) : last;
+  const int before = group * most, here = group < last ? most : pairs - before;
+  const int odd = group < last ? 0 : shares & 1;
+  // In a group by two column tiles: its turns of the first, of the second, of the share that is left.
+  const int left = index - before * columns, both = 2 * here + odd, first = left / both * 2, within = left % both;
   const bool second = first + 1 < columns;
   if (within < (second ? 2 : 1) * here)
     return {row_share(rows, shares, (before + within % here) * 2 + rank), first + within / here, false};

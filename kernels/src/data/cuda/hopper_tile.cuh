@@ -100,7 +100,7 @@ __device__ __forceinline__ int weights_row(const GroupedParams& p, const Tile& t
 template <bool DEEP>
 __device__ __forceinline__ WeightsAt weights_at(const GroupedParams& p, int row, int panel) {
   if (p.in_panels || (DEEP && !p.gated)) return {0, 0, panel, row / 8, 0};
-  const int x = DEEP ? 0 : panel * 64, deep = DEEP ? panel : 0;
+  const int x = DEEP ? 0 : panel * static_cast<int>(kPanelColumns), deep = DEEP ? panel : 0;
   return p.gated ? WeightsAt{x, 0, deep, 0, row / 16} : WeightsAt{x, row, 0, 0, 0};
 }
 
