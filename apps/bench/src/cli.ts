@@ -4,6 +4,7 @@
  */
 import { type CommandDef, defineCommand, renderUsage, runMain } from 'citty'
 import { checkKnown } from './commands/arguments.js'
+import { errorText } from './error-text.js'
 
 const details = new Map<CommandDef, string>()
 
@@ -19,7 +20,7 @@ async function load(module: Promise<{ readonly default: unknown; readonly detail
         checkKnown(context.rawArgs, args)
         await command.run?.(context)
       } catch (error) {
-        const message = error instanceof Error ? error.message : String(error)
+        const message = errorText(error)
         process.stderr.write(`nexus-bench: ${message}\n`)
         process.exitCode = message.startsWith('--') ? 2 : 1
       }

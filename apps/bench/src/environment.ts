@@ -11,7 +11,9 @@ export interface Environment {
   readonly cpuThreads: number
 }
 
-export function environment(deviceName: string): Environment {
+/** @param device a device's name; 'cuda' is the first one */
+export function environment(device: string): Environment {
+  const deviceName = device === 'cuda' ? 'cuda:0' : device
   const { machine } = systemInfo()
   const gpu = machine?.cuda.devices.find((d) => d.device === deviceName)
   return {

@@ -16,11 +16,13 @@ export function expertBytes(s: Shape): number {
   return 3 * s.hidden * s.inter * bytesPerElement
 }
 
+/** Of the experts' products of so many tokens, both linear layers. */
+export const layerFlop = ({ topK, hidden, inter }: Shape, tokens: number): number => 6 * tokens * topK * hidden * inter
+
 /** @param expertsHit experts that got at least one token (a mean over the rotated inputs) */
 export function limitUs(s: Shape, tokens: number, expertsHit: number): number {
   const bytes = expertsHit * expertBytes(s) + 2 * tokens * s.hidden * bytesPerElement
-  const flop = 6 * tokens * s.topK * s.hidden * s.inter
-  return Math.max(bytes / hbmBytesPerSecond, flop / bf16FlopPerSecond) * 1e6
+  return Math.max(bytes / hbmBytesPerSecond, layerFlop(s, tokens) / bf16FlopPerSecond) * 1e6
 }
 
 /** Inputs at most: further ones would find their weights as cold. */

@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Cell, cellName } from './layer/cells.js'
 import { peersFolder } from './paths.js'
+import { shapeArgument } from './shapes.js'
 
 const script = join(peersFolder, 'bench_peers.py')
 
@@ -24,10 +25,6 @@ export interface PeerCell {
 
 /** A peer script knows a shape at a skew as a shape of its own, for its logits are other ones. */
 const aliasOf = ({ shape, skew }: Pick<Cell, 'shape' | 'skew'>) => (skew === 0 ? shape.name : `${shape.name}@${skew}`)
-
-/** A shape as the scripts take it. */
-export const shapeArgument = (name: string, { hidden, inter, experts, topK }: Cell['shape']): string =>
-  [name, hidden, inter, experts, topK].join(':')
 
 /** Where the logits of the cells are kept for the peers to read; gone when the process ends, whatever ends it. */
 export class LogitsFolder {
@@ -110,7 +107,7 @@ async function runScript(options: PeerOptions): Promise<readonly Record<string, 
   const aliases = new Map(cells.map((cell) => [aliasOf(cell), cell]))
   for (const [alias, { shape }] of aliases) {
     const tokens = cells.filter((cell) => aliasOf(cell) === alias).map((cell) => cell.tokens)
-    args.push('--shape', shapeArgument(alias, shape), '--tokens-of', `${alias}=${tokens.join(',')}`)
+    args.push('--shape', shapeArgument(shape, alias), '--tokens-of', `${alias}=${tokens.join(',')}`)
   }
   await ended(spawnPeer(python, args, 'passed'))
   const { results } = JSON.parse(readFileSync(json, 'utf8')) as { results?: unknown }

@@ -29,6 +29,10 @@ export const shapes: readonly Shape[] = [
   shape('seed-large', 2048, 4096, 32, 4),
 ]
 
+/** A shape as parseShape and the peers' scripts take it, by its own name or another. */
+export const shapeArgument = ({ name, hidden, inter, experts, topK }: Shape, as = name): string =>
+  [as, hidden, inter, experts, topK].join(':')
+
 /**
  * `NAME`, or `NAME:hidden:inter:experts:topk` for a shape of one's own.
  * @throws RangeError naming `--option`
@@ -45,3 +49,6 @@ export function parseShape(text: string, option = 'shapes'): Shape {
     )
   return shape(name, hidden, inter, experts, topK)
 }
+
+/** The same, by commas. */
+export const parseShapes = (text: string): Shape[] => text.split(',').map((each) => parseShape(each))

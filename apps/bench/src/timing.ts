@@ -4,6 +4,7 @@
  */
 import { Event, Graph, type Stream } from '@nexus/core'
 import { median } from './median.js'
+import { Owned } from './owned.js'
 import { medianInterval } from './scheduling/statistics.js'
 
 /** Microseconds of one call. */
@@ -109,37 +110,30 @@ export async function timeReplays(
   calls: readonly (() => void)[],
   { budgetMs, repeats = 1 }: { readonly budgetMs: number; readonly repeats?: number },
 ): Promise<Timing> {
-  const made: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(each: T): T => {
-    made.push(each)
-    return each
-  }
-  try {
-    const graph = own(
-      Graph.capture(stream, () => {
-        for (let r = 0; r < repeats; r++) for (const call of calls) call()
-      }),
-    )
-    const [start, end] = [own(Event.create(stream.device)), own(Event.create(stream.device))]
+  using owned = new Owned()
+  const { own } = owned
+  const graph = own(
+    Graph.capture(stream, () => {
+      for (let r = 0; r < repeats; r++) for (const call of calls) call()
+    }),
+  )
+  const [start, end] = [own(Event.create(stream.device)), own(Event.create(stream.device))]
+  graph.launch(stream)
+  start.record(stream)
+  graph.launch(stream)
+  end.record(stream)
+  await stream.synchronize()
+  const replayMs = Math.max(start.elapsedMs(end), 1e-2)
+  const replays = Math.floor(Math.min(mostReplays, Math.max(leastReplays, budgetMs / replayMs)))
+  const marks = Array.from(
+    { length: replays },
+    () => [own(Event.create(stream.device)), own(Event.create(stream.device))] as const,
+  )
+  for (const [before, behind] of marks) {
+    before.record(stream)
     graph.launch(stream)
-    start.record(stream)
-    graph.launch(stream)
-    end.record(stream)
-    await stream.synchronize()
-    const replayMs = Math.max(start.elapsedMs(end), 1e-2)
-    const replays = Math.floor(Math.min(mostReplays, Math.max(leastReplays, budgetMs / replayMs)))
-    const marks = Array.from(
-      { length: replays },
-      () => [own(Event.create(stream.device)), own(Event.create(stream.device))] as const,
-    )
-    for (const [before, behind] of marks) {
-      before.record(stream)
-      graph.launch(stream)
-      behind.record(stream)
-    }
-    await stream.synchronize()
-    return timingOf(marks.map(([before, behind]) => (before.elapsedMs(behind) * 1e3) / (repeats * calls.length)))
-  } finally {
-    for (const each of made.reverse()) each.dispose()
+    behind.record(stream)
   }
+  await stream.synchronize()
+  return timingOf(marks.map(([before, behind]) => (before.elapsedMs(behind) * 1e3) / (repeats * calls.length)))
 }

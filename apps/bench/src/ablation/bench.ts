@@ -4,11 +4,13 @@
  */
 import { BaselineMoELayer, EnergyMonitor, MoELayer, Stream, Tensor } from '@nexus/core'
 import { type Environment, environment } from '../environment.js'
+import { errorText } from '../error-text.js'
 import { checkedTokens, layerRows, relativeError } from '../float64.js'
 import type { Cell } from '../layer/cells.js'
 import { layerOptions } from '../layer-options.js'
 import { inputCount } from '../limits.js'
 import { readPart } from '../native.js'
+import { Owned } from '../owned.js'
 import { LogitsFolder } from '../peers.js'
 import { cellLogits } from '../random.js'
 import { drive, Loop } from '../scheduling/loop.js'
@@ -71,7 +73,7 @@ export async function ablationBench(options: AblationOptions): Promise<AblationR
     try {
       await climb(cell, monitor, options, rows, failed)
     } catch (error) {
-      failed.push({ cell: `${cell.shape.name} ${cell.tokens}`, rung: 'all that follow', why: textOf(error) })
+      failed.push({ cell: `${cell.shape.name} ${cell.tokens}`, rung: 'all that follow', why: errorText(error) })
     }
   }
   return {
@@ -79,15 +81,13 @@ export async function ablationBench(options: AblationOptions): Promise<AblationR
     what:
       'one layer in a closed loop, rung by rung, from (x, router logits) to y, bf16; intervals between completed steps; one copy of the weights, so ' +
       'those of the smallest configurations stay in the cache, for every rung alike',
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     seed,
     seconds,
     rows,
     failed,
   }
 }
-
-const textOf = (error: unknown) => (error instanceof Error ? error.message : String(error))
 
 /** All rungs of one cell. What cannot be run is written down, and the next is tried. */
 async function climb(
@@ -99,11 +99,8 @@ async function climb(
 ): Promise<void> {
   const { shape, tokens, skew } = cell
   const { device, seed, seconds, torch, onProgress } = options
-  const made: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(each: T): T => {
-    made.push(each)
-    return each
-  }
+  using owned = new Owned()
+  const { own } = owned
   const name = { shape: shape.name, tokens, skew }
   const attempt = async (rung: string, body: () => Promise<{ run: Run; error: number; sameBits: boolean | null }>) => {
     try {
@@ -125,7 +122,7 @@ async function climb(
       rows.push(row)
       onProgress(`${shape.name} ${tokens} tokens, ${rung}: p50 ${row.p50Us.toFixed(1)} us, ${row.steps} steps`)
     } catch (error) {
-      const why = textOf(error)
+      const why = errorText(error)
       failed.push({ cell: `${shape.name} ${tokens}`, rung, why })
       onProgress(`${shape.name} ${tokens} tokens, ${rung}: ${why}`)
     }
@@ -192,7 +189,6 @@ async function climb(
     }
   } finally {
     await Stream.default(device).synchronize()
-    for (const each of made.reverse()) each.dispose()
   }
 }
 

@@ -4,7 +4,8 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import type { Cell } from '../layer/cells.js'
 import { peersFolder } from '../paths.js'
-import { endPeer, type LogitsFolder, shapeArgument, spawnPeer } from '../peers.js'
+import { endPeer, type LogitsFolder, spawnPeer } from '../peers.js'
+import { shapeArgument } from '../shapes.js'
 
 const script = join(peersFolder, 'textbook_loop.py')
 
@@ -35,7 +36,7 @@ export async function startTorchLoop(
   },
 ): Promise<TorchLoop> {
   const { seconds, seed, device, python = 'python3' } = options
-  const args = [script, '--shape', shapeArgument(folder.nameOf(cell), cell.shape), '--tokens', String(cell.tokens)]
+  const args = [script, '--shape', shapeArgument(cell.shape, folder.nameOf(cell)), '--tokens', String(cell.tokens)]
   args.push('--logits', folder.path, '--seconds', String(seconds), '--seed', String(seed), '--device', device)
   const child = spawnPeer(python, args, 'piped')
   const { stdin, stdout } = child

@@ -1,6 +1,6 @@
 /** `nexus-bench ablation` */
 import { defineCommand } from 'citty'
-import { checkedDevice, deliver, deviceArg, number, outputArgs, progress, seed } from './arguments.js'
+import { checkedDevice, deliver, deviceArg, number, outputArgs, progress, seed, torchPeer } from './arguments.js'
 import { parseCells } from './cells-argument.js'
 
 const args = {
@@ -29,16 +29,14 @@ export default defineCommand({
   meta: { name: 'ablation', description: 'From the textbook loop to slices and streams: what each step is worth' },
   args,
   async run({ args: given }) {
-    if (given.peers !== 'torch' && given.peers !== 'none') {
-      throw new RangeError(`--peers: '${given.peers}' is not torch or none`)
-    }
+    const torch = torchPeer(given.peers)
     const skew = Number(given.skew) === 0 ? 0 : number('skew', given.skew, true)
     const options = {
       device: checkedDevice(given.device),
       cells: parseCells('cells', given.cells, skew),
       seconds: number('seconds', given.seconds, true),
       seed: seed('seed', given.seed),
-      torch: given.peers === 'torch',
+      torch,
       onProgress: progress,
     }
     const [{ ablationBench }, { ablationTable }] = await Promise.all([

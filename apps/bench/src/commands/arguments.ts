@@ -1,6 +1,7 @@
 /** What the commands have in common: checked arguments, and where results go. */
 import { readFileSync } from 'node:fs'
 import type { ArgsDef } from 'citty'
+import { errorText } from '../error-text.js'
 import { resultText, writeWhole } from '../result-file.js'
 
 /** Arguments of every benchmark. */
@@ -46,12 +47,18 @@ export function oneOf<T extends string>(name: string, text: string, words: reado
   return found
 }
 
+/** `--peers` of a command that has PyTorch as its peer, or none. */
+export function torchPeer(text: string): boolean {
+  if (text !== 'torch' && text !== 'none') throw new RangeError(`--peers: '${text}' is not torch or none`)
+  return text === 'torch'
+}
+
 /** A file of JSON that an option names. */
 export function readJson(option: string, path: string): unknown {
   try {
     return JSON.parse(readFileSync(path, 'utf8'))
   } catch (error) {
-    throw new RangeError(`--${option}: ${path}: ${error instanceof Error ? error.message : String(error)}`)
+    throw new RangeError(`--${option}: ${path}: ${errorText(error)}`)
   }
 }
 

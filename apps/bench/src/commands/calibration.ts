@@ -1,6 +1,6 @@
 /** `nexus-bench calibration` */
 import { defineCommand } from 'citty'
-import { parseShape } from '../shapes.js'
+import { parseShapes } from '../shapes.js'
 import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress, readJson } from './arguments.js'
 
 const args = {
@@ -70,7 +70,7 @@ export default defineCommand({
     }
     const parts = numbers('parts', given.parts, true)
     for (const part of parts) if (part >= 1) throw new RangeError(`--parts: ${part} is not below 1`)
-    const shapes = given.shapes.split(',').map((each) => parseShape(each))
+    const shapes = parseShapes(given.shapes)
     const [{ calibrationBench, checkedFile }, { clocksOf }, { calibrationSection }] = await Promise.all([
       import('../scheduling/calibration.js'),
       import('../scheduling/clocks.js'),

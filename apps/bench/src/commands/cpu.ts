@@ -1,6 +1,6 @@
 /** `nexus-bench cpu` */
 import { defineCommand } from 'citty'
-import { parseShape } from '../shapes.js'
+import { parseShapes } from '../shapes.js'
 import { deliver, number, numbers, outputArgs, progress, seed } from './arguments.js'
 
 /** The original's two small configurations, and a published model's layer that no cache holds. */
@@ -37,7 +37,7 @@ export default defineCommand({
   args,
   async run({ args: given }) {
     const options = {
-      shapes: given.shapes.split(',').map((each) => parseShape(each)),
+      shapes: parseShapes(given.shapes),
       tokens: numbers('tokens', given.tokens),
       threads: given.threads === undefined ? null : number('threads', given.threads),
       rounds: number('rounds', given.rounds),

@@ -1,6 +1,6 @@
 /** `nexus-bench float32` */
 import { defineCommand } from 'citty'
-import { checkedDevice, deliver, deviceArg, number, outputArgs, progress, seed } from './arguments.js'
+import { checkedDevice, deliver, deviceArg, number, outputArgs, progress, seed, torchPeer } from './arguments.js'
 import { parseCells } from './cells-argument.js'
 
 const args = {
@@ -27,15 +27,13 @@ export default defineCommand({
   meta: { name: 'float32', description: 'The layer in float32 beside cuBLAS’s SGEMM' },
   args,
   async run({ args: given }) {
-    if (given.peers !== 'torch' && given.peers !== 'none') {
-      throw new RangeError(`--peers: '${given.peers}' is not torch or none`)
-    }
+    const peer = torchPeer(given.peers)
     const options = {
       device: checkedDevice(given.device),
       cells: parseCells('cells', given.cells),
       budgetMs: number('budget-ms', given['budget-ms'], true),
       seed: seed('seed', given.seed),
-      peer: given.peers === 'torch',
+      peer,
       onProgress: progress,
     }
     const [{ float32Bench }, { float32Table }] = await Promise.all([

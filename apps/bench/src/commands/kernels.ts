@@ -1,6 +1,6 @@
 /** `nexus-bench kernels` */
 import { defineCommand } from 'citty'
-import { parseShape, shapes } from '../shapes.js'
+import { parseShapes, shapes } from '../shapes.js'
 import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress, seed } from './arguments.js'
 
 const args = {
@@ -31,7 +31,7 @@ export default defineCommand({
   async run({ args: given }) {
     const options = {
       device: checkedDevice(given.device),
-      shapes: given.shapes.split(',').map((each) => parseShape(each)),
+      shapes: parseShapes(given.shapes),
       tokens: numbers('tokens', given.tokens),
       budgetMs: number('budget-ms', given['budget-ms'], true),
       seed: seed('seed', given.seed),

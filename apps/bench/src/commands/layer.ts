@@ -1,8 +1,9 @@
 /** `nexus-bench layer` */
 import { readFileSync } from 'node:fs'
 import { defineCommand } from 'citty'
+import { errorText } from '../error-text.js'
 import { resultText, writeWhole } from '../result-file.js'
-import { parseShape, shapes } from '../shapes.js'
+import { parseShapes, shapes } from '../shapes.js'
 import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress, seed } from './arguments.js'
 
 const args = {
@@ -59,7 +60,7 @@ function readResult(file: string): { file: string; result: never } {
   try {
     return { file, result: JSON.parse(readFileSync(file, 'utf8')) as never }
   } catch (error) {
-    throw new RangeError(`--merge: ${file}: ${error instanceof Error ? error.message : String(error)}`)
+    throw new RangeError(`--merge: ${file}: ${errorText(error)}`)
   }
 }
 
@@ -82,7 +83,7 @@ export default defineCommand({
     const part = given.part === undefined ? null : parsePart(given.part)
     const { chooseCells, partOf } = await import('../layer/cells.js')
     const cells = chooseCells({
-      ...(given.shapes === undefined ? {} : { shapes: given.shapes.split(',').map((each) => parseShape(each)) }),
+      ...(given.shapes === undefined ? {} : { shapes: parseShapes(given.shapes) }),
       ...(given.tokens === undefined ? {} : { tokens: numbers('tokens', given.tokens) }),
       ...(given.skew === undefined ? {} : { skew: Number(given.skew) === 0 ? 0 : number('skew', given.skew, true) }),
     })

@@ -1,6 +1,16 @@
 /** `nexus-bench router` */
 import { defineCommand } from 'citty'
-import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress, seed } from './arguments.js'
+import {
+  checkedDevice,
+  deliver,
+  deviceArg,
+  number,
+  numbers,
+  outputArgs,
+  progress,
+  seed,
+  torchPeer,
+} from './arguments.js'
 
 const args = {
   routers: {
@@ -65,14 +75,12 @@ export default defineCommand({
         device,
       )
     }
-    if (given.peers !== 'torch' && given.peers !== 'none') {
-      throw new RangeError(`--peers: '${given.peers}' is not torch or none`)
-    }
+    const peers = torchPeer(given.peers)
     const options = {
       device,
       routers: given.routers.split(',').map(parseRouter),
       tokens: numbers('tokens', given.tokens),
-      peers: given.peers === 'torch',
+      peers,
       counters: given.counters === true,
       budgetMs: number('budget-ms', given['budget-ms'], true),
       seed: first,

@@ -1,6 +1,6 @@
 /** `nexus-bench skew` */
 import { defineCommand } from 'citty'
-import { parseShape } from '../shapes.js'
+import { parseShapes } from '../shapes.js'
 import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress, seed } from './arguments.js'
 
 const args = {
@@ -28,7 +28,7 @@ export default defineCommand({
   meta: { name: 'skew', description: 'Slices against one launch where a few experts are hot, and what auto chose' },
   args,
   async run({ args: given }) {
-    const shapes = given.shapes.split(',').map((each) => parseShape(each))
+    const shapes = parseShapes(given.shapes)
     const tokens = numbers('tokens', given.tokens)
     const skews = given.skews.split(',').map((text) => (Number(text) === 0 ? 0 : number('skews', text, true)))
     const options = {

@@ -1,6 +1,6 @@
 /** `nexus-bench tuned` */
 import { defineCommand } from 'citty'
-import { parseShape } from '../shapes.js'
+import { parseShapes } from '../shapes.js'
 import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress, seed } from './arguments.js'
 
 const args = {
@@ -33,7 +33,7 @@ export default defineCommand({
   async run({ args: given }) {
     const options = {
       device: checkedDevice(given.device),
-      shapes: given.shapes.split(',').map((each) => parseShape(each)),
+      shapes: parseShapes(given.shapes),
       tokens: numbers('tokens', given.tokens),
       seconds: number('seconds', given.seconds, true),
       seed: seed('seed', given.seed),

@@ -1,5 +1,6 @@
 /** Outputs before times: a peer that computes something else is not timed. */
 import { readFileSync, rmSync } from 'node:fs'
+import { errorText } from '../error-text.js'
 import type { PeerServer } from './peer-server.js'
 
 /** Outputs of the same layer in f32 differ by the order of sums alone. */
@@ -34,7 +35,7 @@ export async function comparePeers(
       if (off <= tolerance) agreed.set(peer, off)
       else failed[peer] = `its output differs from ours by ${off.toExponential(1)}`
     } catch (error) {
-      failed[peer] = error instanceof Error ? error.message : String(error)
+      failed[peer] = errorText(error)
     } finally {
       rmSync(path, { force: true })
     }

@@ -4,6 +4,7 @@ import { availableParallelism, loadavg, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { cpuThreads, setCpuThreads, systemInfo } from '@nexus/core'
 import { environment } from '../environment.js'
+import { errorText } from '../error-text.js'
 import type { Shape } from '../shapes.js'
 import { measureCpuCell } from './cell.js'
 import { type PeerHello, PeerServer } from './peer-server.js'
@@ -48,7 +49,7 @@ async function startPeers(options: CpuBenchOptions, threads: number): Promise<[P
   try {
     return await PeerServer.start(python, args)
   } catch (error) {
-    return error instanceof Error ? error.message : String(error)
+    return errorText(error)
   }
 }
 

@@ -1,5 +1,6 @@
 /** The experts' products of a cell alone, beside one `sgemm` per expert and matrix of each BLAS library. */
 import { Stream, Tensor } from '@nexus/core'
+import { layerFlop } from '../limits.js'
 import { type CpuGemmRow, gemmAim } from './result.js'
 import type { CpuLayers } from './shape-layers.js'
 import { inTurns, type Turn, timesFaster } from './turns.js'
@@ -45,7 +46,7 @@ export async function measureProducts(
       rounds,
       turnMs,
     )
-    const gflop = (6 * tokens * shape.topK * shape.hidden * shape.inter) / 1e9
+    const gflop = layerFlop(shape, tokens) / 1e9
     const ours = times.get('products')
     return libraries.flatMap((library) => {
       const theirs = times.get(library)

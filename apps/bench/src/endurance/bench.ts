@@ -6,6 +6,7 @@
 import { MoELayer, memoryStats, Stream, Tensor } from '@nexus/core'
 import { type Environment, environment } from '../environment.js'
 import { layerOptions } from '../layer-options.js'
+import { Owned } from '../owned.js'
 import type { Shape } from '../shapes.js'
 
 export interface EnduranceOptions {
@@ -61,7 +62,7 @@ export async function enduranceBench(options: EnduranceOptions): Promise<Enduran
   return {
     kind: 'endurance',
     what: 'one layer, step after step, bf16, with its own router; memory read with nothing queued',
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     seed,
     shape: shape.name,
     tokens,
@@ -73,45 +74,38 @@ async function endure(
   launch: EnduranceRow['launch'],
   { device, shape, tokens, steps, seed, onProgress }: EnduranceOptions,
 ): Promise<EnduranceRow> {
-  const made: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(each: T): T => {
-    made.push(each)
-    return each
+  using owned = new Owned()
+  const { own } = owned
+  const graphs = launch === 'graph' && { captureAfter: 1, maxTokens: Math.max(...tokens) }
+  const layer = own(await MoELayer.create({ ...layerOptions(shape, device, 'bf16'), graphs, seed }))
+  const stream = own(Stream.create({ device }))
+  const dims = (n: number) => [n, shape.hidden]
+  const batches = tokens.map((n, i) => ({
+    x: own(Tensor.randn(dims(n), { dtype: 'bf16', device, seed: seed + 1 + i })),
+    out: own(Tensor.empty(dims(n), { dtype: 'bf16', device })),
+  }))
+  const step = (i: number) => {
+    const batch = batches[i % batches.length]
+    if (batch) layer.enqueue(batch.x, { out: batch.out, stream })
   }
-  try {
-    const graphs = launch === 'graph' && { captureAfter: 1, maxTokens: Math.max(...tokens) }
-    const layer = own(await MoELayer.create({ ...layerOptions(shape, device, 'bf16'), graphs, seed }))
-    const stream = own(Stream.create({ device }))
-    const dims = (n: number) => [n, shape.hidden]
-    const batches = tokens.map((n, i) => ({
-      x: own(Tensor.randn(dims(n), { dtype: 'bf16', device, seed: seed + 1 + i })),
-      out: own(Tensor.empty(dims(n), { dtype: 'bf16', device })),
-    }))
-    const step = (i: number) => {
-      const batch = batches[i % batches.length]
-      if (batch) layer.enqueue(batch.x, { out: batch.out, stream })
+  for (let i = 0; i < batches.length; i++) step(i)
+  const first = await Promise.all(batches.map(({ out }) => out.toFloat32Array()))
+  const readings: Reading[] = []
+  const began = performance.now()
+  let done = 0
+  for (let r = 0; r < readingCount; r++) {
+    const until = Math.round((steps * r) / (readingCount - 1))
+    while (done < until) {
+      for (const end = Math.min(until, done + burst); done < end; done++) step(done)
+      await stream.synchronize()
     }
-    for (let i = 0; i < batches.length; i++) step(i)
-    const first = await Promise.all(batches.map(({ out }) => out.toFloat32Array()))
-    const readings: Reading[] = []
-    const began = performance.now()
-    let done = 0
-    for (let r = 0; r < readingCount; r++) {
-      const until = Math.round((steps * r) / (readingCount - 1))
-      while (done < until) {
-        for (const end = Math.min(until, done + burst); done < end; done++) step(done)
-        await stream.synchronize()
-      }
-      readings.push(reading(device, done))
-      onProgress(`${launch}: ${done} of ${steps} steps, ${((performance.now() - began) / 1e3).toFixed(1)} s`)
-    }
-    const seconds = (performance.now() - began) / 1e3
-    const last = await Promise.all(batches.map(({ out }) => out.toFloat32Array()))
-    const sameBits = last.every((values, i) => values.every((value, j) => Object.is(value, first[i]?.[j])))
-    return { launch, steps, seconds, readings, grownBytes: grown(readings), sameBits }
-  } finally {
-    for (const each of made.reverse()) each.dispose()
+    readings.push(reading(device, done))
+    onProgress(`${launch}: ${done} of ${steps} steps, ${((performance.now() - began) / 1e3).toFixed(1)} s`)
   }
+  const seconds = (performance.now() - began) / 1e3
+  const last = await Promise.all(batches.map(({ out }) => out.toFloat32Array()))
+  const sameBits = last.every((values, i) => values.every((value, j) => Object.is(value, first[i]?.[j])))
+  return { launch, steps, seconds, readings, grownBytes: grown(readings), sameBits }
 }
 
 function reading(device: 'cpu' | 'cuda', steps: number): Reading {

@@ -4,9 +4,12 @@
  */
 import { MoELayer, Stream, Tensor } from '@nexus/core'
 import { type Environment, environment } from '../environment.js'
+import { errorText } from '../error-text.js'
 import { checkedTokens, layerRows, relativeError } from '../float64.js'
 import { layerOptions } from '../layer-options.js'
+import { layerFlop } from '../limits.js'
 import { readPart } from '../native.js'
+import { Owned } from '../owned.js'
 import { cellLogits } from '../random.js'
 import type { Shape } from '../shapes.js'
 import { timeCalls } from '../timing.js'
@@ -54,8 +57,8 @@ const squareSide = 8192
 
 export async function float32Bench(options: Float32Options): Promise<Float32Result> {
   const { device, cells, seed, onProgress } = options
-  const own: Omit<Float32Row, 'sgemmTflops'>[] = []
-  for (const cell of cells) own.push(await measure(cell, options))
+  const ours: Omit<Float32Row, 'sgemmTflops'>[] = []
+  for (const cell of cells) ours.push(await measure(cell, options))
   let peers: SgemmTimes = { cells: [], squareUs: null }
   let peerError: string | null = options.peer ? null : 'not asked for'
   if (options.peer) {
@@ -63,68 +66,56 @@ export async function float32Bench(options: Float32Options): Promise<Float32Resu
       onProgress('cuBLAS, through PyTorch')
       peers = await sgemmTimes(options)
     } catch (error) {
-      peerError = error instanceof Error ? error.message : String(error)
+      peerError = errorText(error)
       onProgress(peerError)
     }
   }
-  const rate = (flop: number, us: number | null | undefined) => (us ? flop / us / 1e6 : null)
   return {
     kind: 'float32',
     what:
       'one layer in float32, from (x, router logits) to y; PyTorch’s float32 products of the same experts, every one with the mean of the rows, and ' +
       `of ${squareSide} × ${squareSide} × ${squareSide}, TF32 off`,
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     seed,
-    rows: own.map((row, i) => ({ ...row, sgemmTflops: rate(flopOf(cells[i]), peers.cells[i]) })),
-    squareTflops: rate(2 * squareSide ** 3, peers.squareUs),
+    rows: ours.map((row, i) => {
+      const us = peers.cells[i]
+      return { ...row, sgemmTflops: us === undefined ? null : (row.nexusTflops * row.nexusUs) / us }
+    }),
+    squareTflops: peers.squareUs === null ? null : (2 * squareSide ** 3) / peers.squareUs / 1e6,
     peerError,
   }
 }
 
-function flopOf(cell: Float32Options['cells'][number] | undefined): number {
-  if (cell === undefined) throw new RangeError('cell: expected one for each row')
-  const { shape, tokens } = cell
-  return 6 * tokens * shape.topK * shape.hidden * shape.inter
-}
-
 async function measure(
-  cell: Float32Options['cells'][number],
+  { shape, tokens }: Float32Options['cells'][number],
   { device, budgetMs, seed, onProgress }: Float32Options,
 ): Promise<Omit<Float32Row, 'sgemmTflops'>> {
-  const { shape, tokens } = cell
-  const made: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(each: T): T => {
-    made.push(each)
-    return each
+  using owned = new Owned()
+  const { own } = owned
+  const normal = (n: number, dims: number[], scale = 1) =>
+    own(Tensor.randn(dims, { dtype: 'f32', device, seed: seed + n, scale }))
+  const w1 = normal(1, [shape.experts, 2 * shape.inter, shape.hidden], shape.hidden ** -0.5)
+  const w2 = normal(2, [shape.experts, shape.hidden, shape.inter], shape.inter ** -0.5)
+  const x = normal(3, [tokens, shape.hidden])
+  const [host] = cellLogits(tokens, shape.experts, 1, 0, seed + tokens)
+  if (!host) throw new RangeError('logits: expected one batch, got none')
+  const logits = own(Tensor.from(host, [tokens, shape.experts], { device }))
+  const out = own(Tensor.empty([tokens, shape.hidden], { dtype: 'f32', device }))
+  const stream = own(Stream.create({ device }))
+  const router = { normalize: 'sum' } as const
+  const weights = { experts: [w1, w2] }
+  const layer = own(await MoELayer.create({ ...layerOptions(shape, device, 'f32'), router, weights }))
+  const step = () => void layer.enqueue(x, { logits, out, stream })
+  step()
+  const rows = checkedTokens(shape, tokens)
+  const want = await layerRows(shape, { w1, w2 }, x, host, rows)
+  const seen = await Promise.all(rows.map((token) => readPart(out, token * shape.hidden, shape.hidden)))
+  const error = relativeError(seen, want)
+  if (!(error < tolerance)) {
+    throw new RangeError(`${shape.name}, ${tokens} tokens: the output is no float32: relative error ${error}`)
   }
-  try {
-    const normal = (n: number, dims: number[], scale = 1) =>
-      own(Tensor.randn(dims, { dtype: 'f32', device, seed: seed + n, scale }))
-    const w1 = normal(1, [shape.experts, 2 * shape.inter, shape.hidden], shape.hidden ** -0.5)
-    const w2 = normal(2, [shape.experts, shape.hidden, shape.inter], shape.inter ** -0.5)
-    const x = normal(3, [tokens, shape.hidden])
-    const [host] = cellLogits(tokens, shape.experts, 1, 0, seed + tokens)
-    if (!host) throw new RangeError('logits: expected one batch, got none')
-    const logits = own(Tensor.from(host, [tokens, shape.experts], { device }))
-    const out = own(Tensor.empty([tokens, shape.hidden], { dtype: 'f32', device }))
-    const stream = own(Stream.create({ device }))
-    const router = { normalize: 'sum' } as const
-    const weights = { experts: [w1, w2] }
-    const layer = own(await MoELayer.create({ ...layerOptions(shape, device, 'f32'), router, weights }))
-    const step = () => void layer.enqueue(x, { logits, out, stream })
-    step()
-    const rows = checkedTokens(shape, tokens)
-    const want = await layerRows(shape, { w1, w2 }, x, host, rows)
-    const seen = await Promise.all(rows.map((token) => readPart(out, token * shape.hidden, shape.hidden)))
-    const error = relativeError(seen, want)
-    if (!(error < tolerance)) {
-      throw new RangeError(`${shape.name}, ${tokens} tokens: the output is no float32: relative error ${error}`)
-    }
-    const { medianUs } = await timeCalls(stream, [step], { budgetMs, maxCalls: 400 })
-    const nexusTflops = flopOf(cell) / medianUs / 1e6
-    onProgress(`${shape.name} ${tokens} tokens: ${medianUs.toFixed(0)} us, ${nexusTflops.toFixed(1)} TFLOP/s`)
-    return { shape: shape.name, tokens, nexusUs: medianUs, nexusTflops, relativeError: error }
-  } finally {
-    for (const each of made.reverse()) each.dispose()
-  }
+  const { medianUs } = await timeCalls(stream, [step], { budgetMs, maxCalls: 400 })
+  const nexusTflops = layerFlop(shape, tokens) / medianUs / 1e6
+  onProgress(`${shape.name} ${tokens} tokens: ${medianUs.toFixed(0)} us, ${nexusTflops.toFixed(1)} TFLOP/s`)
+  return { shape: shape.name, tokens, nexusUs: medianUs, nexusTflops, relativeError: error }
 }

@@ -2,8 +2,8 @@
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { peersFolder } from '../paths.js'
-import { shapeArgument, spawnPeer } from '../peers.js'
-import type { Shape } from '../shapes.js'
+import { endPeer, spawnPeer } from '../peers.js'
+import { type Shape, shapeArgument } from '../shapes.js'
 
 const script = join(peersFolder, 'sgemm.py')
 
@@ -21,7 +21,7 @@ export async function sgemmTimes(options: {
   readonly python?: string
 }): Promise<SgemmTimes> {
   const { cells, budgetMs, python = 'python3' } = options
-  const names = cells.map(({ shape, tokens }) => `${shapeArgument(shape.name, shape)}/${tokens}`)
+  const names = cells.map(({ shape, tokens }) => `${shapeArgument(shape)}/${tokens}`)
   const args = [script, '--budget-ms', String(budgetMs), ...names.flatMap((name) => ['--cell', name])]
   const child = spawnPeer(python, args, 'piped')
   const { stdin, stdout } = child
@@ -34,11 +34,15 @@ export async function sgemmTimes(options: {
   })
   ended.catch(() => undefined)
   const times = new Map<string, number>()
-  for await (const line of createInterface({ input: stdout })) {
-    const { cell, us } = JSON.parse(line) as { cell?: unknown; us?: unknown }
-    if (typeof cell === 'string' && typeof us === 'number') times.set(cell, us)
+  try {
+    for await (const line of createInterface({ input: stdout })) {
+      const { cell, us } = JSON.parse(line) as { cell?: unknown; us?: unknown }
+      if (typeof cell === 'string' && typeof us === 'number') times.set(cell, us)
+    }
+    await ended
+  } finally {
+    endPeer(child)
   }
-  await ended
   return {
     cells: names.map((name) => times.get(name) ?? missing(name)),
     squareUs: times.get('square') ?? missing('square'),

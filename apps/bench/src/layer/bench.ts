@@ -1,6 +1,7 @@
 /** `bench layer`: Nexus and its peers, cell by cell; one result file. */
 import { resolveDevice } from '@nexus/core'
 import { type Environment, environment } from '../environment.js'
+import { errorText } from '../error-text.js'
 import { weightCopies } from '../limits.js'
 import { LogitsFolder, runPeers } from '../peers.js'
 import { withAnchors } from './anchors.js'
@@ -39,8 +40,6 @@ export interface LayerBenchResult {
   readonly mergedFrom?: readonly string[]
 }
 
-const textOf = (error: unknown) => (error instanceof Error ? error.message : String(error))
-
 export async function layerBench(options: LayerBenchOptions): Promise<LayerBenchResult> {
   // What is not there is one error, not one for each cell.
   resolveDevice(options.device)
@@ -62,8 +61,8 @@ async function measureCells(options: LayerBenchOptions, folder: LogitsFolder): P
   const rows: LayerRow[] = []
   const failed: { cell: string; why: string }[] = []
   const lost = (cell: Cell, error: unknown) => {
-    failed.push({ cell: cellName(cell), why: textOf(error) })
-    onProgress(`${cellName(cell)}: ${textOf(error)}`)
+    failed.push({ cell: cellName(cell), why: errorText(error) })
+    onProgress(`${cellName(cell)}: ${errorText(error)}`)
   }
   for (const shape of new Set(cells.map((cell) => cell.shape))) {
     const own = cells.filter((cell) => cell.shape === shape)
@@ -96,7 +95,7 @@ async function measureCells(options: LayerBenchOptions, folder: LogitsFolder): P
     what:
       'MoE layer from (x, router logits) to y, bf16, softmax, top-k, renormalise, silu(gate)*up; Nexus through the public ' +
       `layer API (${how}, device events around batches of launches), peers by one CUDA graph of all their calls where they can; medians`,
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     seed,
     peersError: null,
     rows,
@@ -136,7 +135,7 @@ async function withPeers(
     })
     return { rows, peersError: lost.length === 0 ? null : lost.join('; ') }
   } catch (error) {
-    return { rows: own, peersError: textOf(error) }
+    return { rows: own, peersError: errorText(error) }
   }
 }
 

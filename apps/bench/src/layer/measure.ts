@@ -9,6 +9,7 @@
 import { type MoELayer, Stream, Tensor } from '@nexus/core'
 import { inputCount, limitUs } from '../limits.js'
 import { median } from '../median.js'
+import { Owned } from '../owned.js'
 import { cellBias, cellLogits } from '../random.js'
 import { type Timing, timeCalls, timeReplays } from '../timing.js'
 import type { Cell } from './cells.js'
@@ -76,78 +77,71 @@ export interface CellOptions {
 export async function measureCell(layers: ShapeLayers, cell: Cell, options: CellOptions): Promise<LayerRow> {
   const { shape, tokens, skew } = cell
   const { device, seed, budgetMs, graphs = true } = options
-  const made: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(each: T): T => {
-    made.push(each)
-    return each
-  }
-  try {
-    const count = inputCount(shape, tokens)
-    const hostLogits = cellLogits(tokens, shape.experts, count, skew, seed + tokens)
-    options.onLogits?.(hostLogits)
-    const inputs = hostLogits.map((given, v) => ({
-      layer: layers.layer(v),
-      logits: own(Tensor.from(given, [tokens, shape.experts], { device })),
-      x: own(Tensor.randn([tokens, shape.hidden], { dtype: 'bf16', device, seed: seed + 77 * v + tokens })),
-    }))
-    const out = own(Tensor.empty([tokens, shape.hidden], { dtype: 'bf16', device }))
-    const [first] = inputs
-    const [firstLogits] = hostLogits
-    if (!first || !firstLogits) throw new RangeError('inputs: expected at least one, got none')
-    const stream = Stream.default(device)
-    const given = inputs.map(({ layer, x, logits }) => new Step(layer, x, { logits, out }))
-    const hit = await meanHit(given)
-    const check = await CellCheck.of(layers, cell, first.x, firstLogits)
-    const replaysBefore = first.layer.performanceStats().graphs?.hits ?? 0
-    given[0]?.enqueue()
-    const relativeError = await check.error(out, 'the output')
-    const relativeErrorToF32 = await errorToF32(layers.reference, first.x, first.logits, out)
-    const each = await timeCalls(stream, callsOf(given), { budgetMs: budgetMs * singleShare })
-    const { variants, graphs: cache } = first.layer.performanceStats()
-    const replayed = (cache?.hits ?? 0) > replaysBefore
-    const time: TimeSteps = graphs
-      ? (steps, budget) => timeTogether(stream, steps, budget, each.medianUs)
-      : (steps, budget) => timeCalls(stream, callsOf(steps), { budgetMs: budget })
-    const timing = graphs ? await time(given, budgetMs) : each
-    const phasesUs = await phases(layers, first.x, first.logits)
+  using owned = new Owned()
+  const { own } = owned
+  const count = inputCount(shape, tokens)
+  const hostLogits = cellLogits(tokens, shape.experts, count, skew, seed + tokens)
+  options.onLogits?.(hostLogits)
+  const inputs = hostLogits.map((given, v) => ({
+    layer: layers.layer(v),
+    logits: own(Tensor.from(given, [tokens, shape.experts], { device })),
+    x: own(Tensor.randn([tokens, shape.hidden], { dtype: 'bf16', device, seed: seed + 77 * v + tokens })),
+  }))
+  const out = own(Tensor.empty([tokens, shape.hidden], { dtype: 'bf16', device }))
+  const [first] = inputs
+  const [firstLogits] = hostLogits
+  if (!first || !firstLogits) throw new RangeError('inputs: expected at least one, got none')
+  const stream = Stream.default(device)
+  const given = inputs.map(({ layer, x, logits }) => new Step(layer, x, { logits, out }))
+  const hit = await meanHit(given)
+  const check = await CellCheck.of(layers, cell, first.x, firstLogits)
+  const replaysBefore = first.layer.performanceStats().graphs?.hits ?? 0
+  given[0]?.enqueue()
+  const relativeError = await check.error(out, 'the output')
+  const relativeErrorToF32 = await errorToF32(layers.reference, first.x, first.logits, out)
+  const each = await timeCalls(stream, callsOf(given), { budgetMs: budgetMs * singleShare })
+  const { variants, graphs: cache } = first.layer.performanceStats()
+  const replayed = (cache?.hits ?? 0) > replaysBefore
+  const time: TimeSteps = graphs
+    ? (steps, budget) => timeTogether(stream, steps, budget, each.medianUs)
+    : (steps, budget) => timeCalls(stream, callsOf(steps), { budgetMs: budget })
+  const timing = graphs ? await time(given, budgetMs) : each
+  const phasesUs = await phases(layers, first.x, first.logits)
 
-    const invariant =
-      layers.invariant.length === 0 ? {} : await timeInvariant(layers, inputs, out, check, time, budgetMs / 2)
+  const invariant =
+    layers.invariant.length === 0 ? {} : await timeInvariant(layers, inputs, out, check, time, budgetMs / 2)
 
-    const bias = cellBias(shape.experts, skew, seed + tokens)
-    await layers.addToLogits(bias)
-    const routed = inputs.map(({ layer, x }) => new Step(layer, x, { out }))
-    const withRouterExpertsHit = await meanHit(routed)
-    routed[0]?.enqueue()
-    await (await CellCheck.ofProduct(layers, cell, first.x, bias)).error(out, "the output with the router's product")
-    const withRouter = await time(routed, budgetMs / 2)
+  const bias = cellBias(shape.experts, skew, seed + tokens)
+  await layers.addToLogits(bias)
+  const routed = inputs.map(({ layer, x }) => new Step(layer, x, { out }))
+  const withRouterExpertsHit = await meanHit(routed)
+  routed[0]?.enqueue()
+  await (await CellCheck.ofProduct(layers, cell, first.x, bias)).error(out, "the output with the router's product")
+  const withRouter = await time(routed, budgetMs / 2)
 
-    const limit = limitUs(shape, tokens, hit)
-    return {
-      shape: shape.name,
-      tokens,
-      skew,
-      expertsHit: hit,
-      limitUs: limit,
-      nexusUs: timing.medianUs,
-      nexusMinUs: timing.minUs,
-      nexusMaxUs: timing.maxUs,
-      nexusIntervalUs: timing.intervalUs,
-      ...(graphs && replayed && { nexusStepUs: each.medianUs }),
-      nexusWithRouterUs: withRouter.medianUs,
-      withRouterExpertsHit,
-      ...invariant,
-      relativeError,
-      checkedRows: check.rows.length,
-      relativeErrorToF32,
-      ratio: timing.medianUs / limit,
-      phasesUs,
-      variants: variants.experts,
-      launch: graphs ? 'graph' : 'eager',
-      peers: {},
-    }
-  } finally {
-    for (const each of made.reverse()) each.dispose()
+  const limit = limitUs(shape, tokens, hit)
+  return {
+    shape: shape.name,
+    tokens,
+    skew,
+    expertsHit: hit,
+    limitUs: limit,
+    nexusUs: timing.medianUs,
+    nexusMinUs: timing.minUs,
+    nexusMaxUs: timing.maxUs,
+    nexusIntervalUs: timing.intervalUs,
+    ...(graphs && replayed && { nexusStepUs: each.medianUs }),
+    nexusWithRouterUs: withRouter.medianUs,
+    withRouterExpertsHit,
+    ...invariant,
+    relativeError,
+    checkedRows: check.rows.length,
+    relativeErrorToF32,
+    ratio: timing.medianUs / limit,
+    phasesUs,
+    variants: variants.experts,
+    launch: graphs ? 'graph' : 'eager',
+    peers: {},
   }
 }
 

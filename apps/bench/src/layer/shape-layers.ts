@@ -4,10 +4,12 @@
  */
 import { MoELayer, Tensor } from '@nexus/core'
 import { layerOptions } from '../layer-options.js'
+import { Owned } from '../owned.js'
 import type { Shape } from '../shapes.js'
 
 export class ShapeLayers {
   private constructor(
+    private readonly owned: Owned,
     readonly shape: Shape,
     readonly layers: readonly MoELayer[],
     /** With the weights of the first, launched one operation at a time: for the times of its phases. */
@@ -31,11 +33,8 @@ export class ShapeLayers {
     replay: boolean,
     invariance: boolean,
   ): Promise<ShapeLayers> {
-    const made: { dispose(): void }[] = []
-    const own = <T extends { dispose(): void }>(each: T): T => {
-      made.push(each)
-      return each
-    }
+    const owned = new Owned()
+    const { own } = owned
     try {
       const common = { ...layerOptions(shape, device, 'bf16'), router: { normalize: 'sum' } } as const
       // The largest steps' workspaces are hundreds of megabytes, and a graph may be what holds them.
@@ -73,16 +72,12 @@ export class ShapeLayers {
       const reference = own(
         await MoELayer.create({ ...layerOptions(shape, device, 'f32'), router: { normalize: 'sum' }, weights }),
       )
-      const result = new ShapeLayers(shape, layers, plain, invariant, reference, first)
-      result.#made.push(...made)
-      return result
+      return new ShapeLayers(owned, shape, layers, plain, invariant, reference, first)
     } catch (error) {
-      for (const each of made.reverse()) each.dispose()
+      owned.dispose()
       throw error
     }
   }
-
-  readonly #made: { dispose(): void }[] = []
 
   /** What all copies add to the logits that they compute themselves: f32 [experts]. */
   async addToLogits(bias: Float32Array): Promise<void> {
@@ -97,6 +92,6 @@ export class ShapeLayers {
   }
 
   dispose(): void {
-    for (const each of this.#made.reverse()) each.dispose()
+    this.owned.dispose()
   }
 }

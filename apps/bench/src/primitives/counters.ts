@@ -5,6 +5,7 @@
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { combine, Tensor } from '@nexus/core'
+import { errorText } from '../error-text.js'
 import { type Cell, cellName } from '../layer/cells.js'
 import { routerCalls } from './router-calls.js'
 
@@ -103,6 +104,6 @@ export async function countBytes(
     if (sums.length !== cells.length) return none(`ncu saw ${sums.length} calls, expected ${cells.length}`)
     return { bytes: new Map(cells.map((cell, i) => [cellName(cell), sums[i] ?? Number.NaN])), reason: null }
   } catch (error) {
-    return none(error instanceof Error ? error.message : String(error))
+    return none(errorText(error))
   }
 }

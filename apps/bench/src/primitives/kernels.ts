@@ -6,7 +6,8 @@
 import { spawnSync } from 'node:child_process'
 import { resolveDevice } from '@nexus/core'
 import { type Environment, environment } from '../environment.js'
-import type { Shape } from '../shapes.js'
+import { errorText } from '../error-text.js'
+import { type Shape, shapeArgument } from '../shapes.js'
 import type { LinearTime } from './linears.js'
 import { type PhaseTime, PhaseWeights, timePhases } from './phases.js'
 
@@ -71,7 +72,6 @@ export async function kernelsBench(options: KernelsBenchOptions): Promise<Kernel
   const failed: { what: string; why: string }[] = []
   const relativeErrors: Record<string, number> = {}
   let worst = 0
-  const textOf = (error: unknown) => (error instanceof Error ? error.message : String(error))
   const measure = async (weights: PhaseWeights, n: number) => {
     const { shape } = weights
     const { phases, linears, relativeError } = await timePhases(weights, n, { budgetMs, linears: alternatives })
@@ -82,8 +82,8 @@ export async function kernelsBench(options: KernelsBenchOptions): Promise<Kernel
     onProgress(`${shape.name} ${n} tokens: ${phases.map((p) => `${p.phase} ${p.us.toFixed(1)}`).join(', ')} us`)
   }
   const lost = (what: string, error: unknown) => {
-    failed.push({ what, why: textOf(error) })
-    onProgress(`${what}: ${textOf(error)}`)
+    failed.push({ what, why: errorText(error) })
+    onProgress(`${what}: ${errorText(error)}`)
   }
   for (const shape of shapes) {
     let weights: PhaseWeights | null = null
@@ -116,7 +116,7 @@ export async function kernelsBench(options: KernelsBenchOptions): Promise<Kernel
   return {
     kind: 'kernels',
     what: 'the phases of a step as primitives, bf16, each as a node of a graph, weights rotated beyond the cache; medians',
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     seed,
     rows,
     relativeErrors,
@@ -144,7 +144,7 @@ const rowOf = (
 function runAgain(options: KernelsBenchOptions, env: Readonly<Record<string, string>>): KernelsBenchResult | string {
   const { device, shapes, tokens, budgetMs, seed, script } = options
   if (script === undefined) return 'the command cannot be run anew'
-  const named = shapes.map((s) => [s.name, s.hidden, s.inter, s.experts, s.topK].join(':'))
+  const named = shapes.map((shape) => shapeArgument(shape))
   const args = ['kernels', '--device', device, '--shapes', named.join(','), '--tokens', tokens.join(',')]
   args.push('--budget-ms', String(budgetMs), '--seed', String(seed), '--only-chosen', '--json')
   const ran = spawnSync(process.execPath, [script, ...args], {

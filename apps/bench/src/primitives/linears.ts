@@ -1,5 +1,6 @@
 /** The two linear layers of the experts, each alone, by every kernel variant that computes it. */
 import { DeviceError, type RoutedTokens, type Stream, Tensor } from '@nexus/core'
+import { errorText } from '../error-text.js'
 import { relativeError } from '../float64.js'
 import { type Linear, readPart, runLinear, variantsOf } from '../native.js'
 import type { Shape } from '../shapes.js'
@@ -99,7 +100,7 @@ export async function timeLinears(
           if (error instanceof DeviceError) throw error
           failed.push({
             variant: `linear${first ? 1 : 2}, ${name}`,
-            why: error instanceof Error ? error.message : String(error),
+            why: errorText(error),
           })
         }
       }

@@ -4,6 +4,7 @@ import { checkedTokens, layerRows, productRows, relativeError } from '../float64
 import { layerOptions } from '../layer-options.js'
 import { expertBytes, inputCount, weightCopies } from '../limits.js'
 import { readPart, runProduct } from '../native.js'
+import { Owned } from '../owned.js'
 import { cellLogits } from '../random.js'
 import type { Shape } from '../shapes.js'
 import { timeByGraph } from '../timing.js'
@@ -25,7 +26,7 @@ export interface PhaseTime {
 
 /** Weights of a shape, with copies, for any number of tokens. */
 export class PhaseWeights {
-  readonly #made: { dispose(): void }[] = []
+  readonly #owned = new Owned()
   readonly router: Tensor
   readonly copies: { readonly experts: GroupedExperts; readonly w1: Tensor; readonly w2: Tensor }[] = []
 
@@ -35,8 +36,9 @@ export class PhaseWeights {
     readonly seed: number,
   ) {
     const { hidden, inter, experts: numExperts } = shape
+    const { own } = this.#owned
     const normal = (n: number, dims: number[], scale: number) =>
-      this.own(Tensor.randn(dims, { dtype: 'bf16', device, seed: seed + n, scale }))
+      own(Tensor.randn(dims, { dtype: 'bf16', device, seed: seed + n, scale }))
     try {
       this.router = normal(0, [numExperts, hidden], hidden ** -0.5)
       const { inputDim, hiddenDim, dtype } = layerOptions(shape, device, 'bf16')
@@ -44,7 +46,7 @@ export class PhaseWeights {
       for (let c = 0; c < weightCopies(shape); c++) {
         const w1 = normal(10 * c + 1, [numExperts, 2 * inter, hidden], hidden ** -0.5)
         const w2 = normal(10 * c + 2, [numExperts, hidden, inter], inter ** -0.5)
-        const experts = this.own(new GroupedExperts({ ...spec, weights: [w1, w2] }))
+        const experts = own(new GroupedExperts({ ...spec, weights: [w1, w2] }))
         this.copies.push({ experts, w1, w2 })
       }
     } catch (error) {
@@ -53,14 +55,8 @@ export class PhaseWeights {
     }
   }
 
-  own<T extends { dispose(): void }>(each: T): T {
-    this.#made.push(each)
-    return each
-  }
-
   dispose(): void {
-    for (const each of this.#made.reverse()) each.dispose()
-    this.#made.length = 0
+    this.#owned.dispose()
   }
 }
 
@@ -82,11 +78,8 @@ export async function timePhases(
 ): Promise<PhasesOfStep> {
   const { shape, device, seed } = weights
   const { hidden, inter, experts: numExperts, topK } = shape
-  const made: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(each: T): T => {
-    made.push(each)
-    return each
-  }
+  using owned = new Owned()
+  const { own } = owned
   try {
     const router = own(new Router({ numExperts, topK, device }))
     const stream = Stream.default(device)
@@ -175,6 +168,5 @@ export async function timePhases(
     }
   } finally {
     await Stream.default(device).synchronize()
-    for (const each of made.reverse()) each.dispose()
   }
 }

@@ -1,6 +1,7 @@
 /** Routers with their inputs, as they are timed and counted. */
 import { type RoutedTokens, Router, Stream, Tensor } from '@nexus/core'
 import type { Cell } from '../layer/cells.js'
+import { Owned } from '../owned.js'
 import { cellLogits } from '../random.js'
 
 /** Inputs that calls rotate over: logits come from the router's product in a layer, so they may be in the cache. */
@@ -17,11 +18,8 @@ export const asCell = (experts: number, topK: number, tokens: number): Cell => (
 export function routerCalls(cell: Cell, device: 'cpu' | 'cuda', seed: number, count = inputs) {
   const { shape, tokens } = cell
   const { experts: numExperts, topK } = shape
-  const made: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(each: T): T => {
-    made.push(each)
-    return each
-  }
+  const owned = new Owned()
+  const { own } = owned
   const host = cellLogits(tokens, numExperts, count, 0, seed + tokens)
   const router = own(new Router({ numExperts, topK, device, normalize: 'sum' }))
   const stream = Stream.default(device)
@@ -30,8 +28,5 @@ export function routerCalls(cell: Cell, device: 'cpu' | 'cuda', seed: number, co
     const out: RoutedTokens = own(router.route(null, logits))
     return { out, run: () => void router.route(null, logits, { out }) }
   })
-  const dispose = () => {
-    for (const each of made.reverse()) each.dispose()
-  }
-  return { host, calls, stream, dispose }
+  return { host, calls, stream, dispose: () => owned.dispose() }
 }

@@ -3,6 +3,7 @@
  * shorter than a launch, so ours and the peers' are timed as nodes of a graph, one behind another.
  */
 import { type Environment, environment } from '../environment.js'
+import { errorText } from '../error-text.js'
 import { type Cell, cellName } from '../layer/cells.js'
 import { LogitsFolder, runRouterPeers } from '../peers.js'
 import { timeByGraph } from '../timing.js'
@@ -79,7 +80,7 @@ export async function routerBench(options: RouterBenchOptions): Promise<RouterBe
           if (row) rows[i] = { ...row, peers: times.get(cellName(cell)) ?? {} }
         }
       } catch (error) {
-        peersError = error instanceof Error ? error.message : String(error)
+        peersError = errorText(error)
       }
     }
   } finally {
@@ -88,7 +89,7 @@ export async function routerBench(options: RouterBenchOptions): Promise<RouterBe
   return {
     kind: 'router',
     what: 'softmax, top-k, renormalise and buckets from float32 logits; a call as a node of a graph, medians',
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     seed,
     peersError,
     countersReason: counted.reason,

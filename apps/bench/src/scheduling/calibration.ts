@@ -100,7 +100,7 @@ export async function calibrationBench(options: CalibrationOptions): Promise<Cal
   return {
     kind: 'calibration',
     what: 'step times by shape, load and layout; models fitted to them, and held against rows that the fit did not see',
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     measurements,
     fits: options.fit ? fitsOf(measurements, description, onProgress) : [],
   }

@@ -232,7 +232,7 @@ export async function controlBench(options: ControlOptions): Promise<ControlResu
   return {
     kind: 'control',
     what: 'host time of decisions, switches and steps; device time of a profiled and metered step beside a bare one, in interleaved pairs',
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     host,
     launch,
     watched,

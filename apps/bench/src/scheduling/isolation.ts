@@ -12,6 +12,7 @@ import {
   Stream,
 } from '@nexus/core'
 import { type Environment, environment } from '../environment.js'
+import { errorText } from '../error-text.js'
 import type { Shape } from '../shapes.js'
 import { drive, type Loop } from './loop.js'
 import { quantile } from './statistics.js'
@@ -229,7 +230,7 @@ export async function isolationBench(options: IsolationOptions): Promise<Isolati
             `${row.prefill.throughput.toFixed(3)}, together ${row.together.toFixed(3)}, ${row.watts?.toFixed(0) ?? '-'} W`,
         )
       } catch (error) {
-        const why = error instanceof Error ? error.message : String(error)
+        const why = errorText(error)
         failed.push({ arrangement: arrangement.name, why })
         onProgress(`${arrangement.name}: ${why}`)
       }

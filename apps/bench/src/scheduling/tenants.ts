@@ -9,6 +9,7 @@ import {
   tenant,
 } from '@nexus/core'
 import { layerOptions } from '../layer-options.js'
+import { Owned } from '../owned.js'
 import { cellLogits } from '../random.js'
 import type { Shape } from '../shapes.js'
 import { Loop } from './loop.js'
@@ -68,18 +69,13 @@ const prefillDepth = 3
 /** Sets two tenants up in an arrangement; `sms` are decode's and prefill's. */
 export function arrangeTenants(arrangement: Arrangement, decode: Tenant, prefill: Tenant): Arranged {
   const { device } = decode.layer
-  const owned: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(made: T): T => {
-    owned.push(made)
-    return made
-  }
+  const owned = new Owned()
+  const { own } = owned
+  const dispose = () => owned.dispose()
   const side = (decodeStream: Stream, prefillStream: Stream): Arranged => {
     const first = own(new Loop('decode', decodeStream, () => decode.step(decodeStream), decodeDepth))
     const second = own(new Loop('prefill', prefillStream, () => prefill.step(prefillStream), prefillDepth))
     return { decode: first, prefill: second, loops: [first, second], dispose }
-  }
-  const dispose = () => {
-    for (const each of owned.reverse()) each.dispose()
   }
   try {
     const [decodeSms = 0, prefillSms = 0] = arrangement.sms ?? []

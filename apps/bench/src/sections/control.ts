@@ -1,7 +1,7 @@
 /** A file of `bench control` as a section: each cost beside what it may be. */
 import { figure, percent, table } from '../markdown.js'
 import type { ControlResult } from '../scheduling/control.js'
-import { head } from './head.js'
+import { head, stepName } from './head.js'
 
 const kept = (value: number, bound: number | null) => (bound === null ? 'n/a' : value <= bound ? 'yes' : '**no**')
 
@@ -9,7 +9,7 @@ export function controlSection(file: string, result: ControlResult): string {
   const { host, launch, watched } = result
   const over = [
     ...host.filter(({ medianUs, boundUs }) => boundUs !== null && medianUs > boundUs).map(({ what }) => what),
-    ...watched.filter((w) => w.addedUs > w.allowedUs).map((w) => `watching ${w.shape} with ${w.tokens} tokens`),
+    ...watched.filter((w) => w.addedUs > w.allowedUs).map((w) => `watching ${stepName(w)}`),
   ]
   const hostRows = host.map((h) => [
     h.what,

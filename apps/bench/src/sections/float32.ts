@@ -2,7 +2,7 @@
 import type { Float32Result, Float32Row } from '../float32/bench.js'
 import { figure, table } from '../markdown.js'
 import { textTable } from '../text-table.js'
-import { head } from './head.js'
+import { head, stepName } from './head.js'
 
 /** Of cuBLAS's rate, at least. */
 const bound = 0.5
@@ -32,7 +32,7 @@ function sentence(result: Float32Result): string {
   const under = result.rows.filter((row) => (partOf(result, row) ?? 0) < bound)
   return under.length === 0
     ? `Every rate is at least ${bound} of cuBLAS’s.`
-    : `Less than ${bound} of cuBLAS’s rate: ${under.map(({ shape, tokens }) => `${shape} with ${tokens} tokens`).join(', ')}.`
+    : `Less than ${bound} of cuBLAS’s rate: ${under.map(stepName).join(', ')}.`
 }
 
 export const float32Table = (result: Float32Result): string =>

@@ -1,5 +1,9 @@
-/** How a section begins: the file, and where it was measured. */
+/** How a section begins, the file and where it was measured, and what it calls a step. */
 import type { Environment } from '../environment.js'
+
+/** A step in a sentence. */
+export const stepName = ({ shape, tokens }: { readonly shape: string; readonly tokens: number }): string =>
+  `${shape} with ${tokens} tokens`
 
 export function head(file: string, e: Environment, what: string, more: readonly string[] = []): string {
   const gpu = e.driver === null ? [] : [`driver ${e.driver}`, `CUDA ${e.cudaRuntime ?? 'n/a'}`]

@@ -2,7 +2,7 @@
 import { table } from '../markdown.js'
 import type { KernelRow, KernelsBenchResult } from '../primitives/kernels.js'
 import { textTable } from '../text-table.js'
-import { head } from './head.js'
+import { head, stepName } from './head.js'
 
 const columns = ['shape', 'tokens', 'phase', 'variant', 'chosen', 'us', 'GB/s', 'TFLOP/s']
 
@@ -26,7 +26,7 @@ function sentences({ rows, relativeErrors, failed }: KernelsBenchResult): string
     )
     if (chosen === undefined || chosen.variant === row.variant || row.us >= 0.98 * chosen.us) return []
     const gain = `${row.us.toFixed(1)} against ${chosen.us.toFixed(1)} us`
-    return [`${row.shape} with ${row.tokens} tokens, ${row.phase}: ${row.variant} (${gain})`]
+    return [`${stepName(row)}, ${row.phase}: ${row.variant} (${gain})`]
   })
   const errors = Object.entries(relativeErrors).map(([path, error]) => `${error.toExponential(1)} (${path})`)
   return [

@@ -2,14 +2,14 @@
 import { change, table } from '../markdown.js'
 import type { SkewResult, SkewRow } from '../scheduling/skew.js'
 import type { RatioInterval } from '../scheduling/statistics.js'
-import { head } from './head.js'
+import { head, stepName } from './head.js'
 
 /** What `auto` may lose to the better of fused and tiered. */
 const allowed = 1.03
 
 const interval = ({ ratio, low, high }: RatioInterval) =>
   `${ratio.toFixed(3)} (${low.toFixed(3)} to ${high.toFixed(3)})`
-const cell = ({ shape, tokens, skew }: SkewRow) => `${shape} with ${tokens} tokens and skew ${skew}`
+const cell = (row: SkewRow) => `${stepName(row)} and skew ${row.skew}`
 
 /** One strategy against fused, its gains and its costs alike. */
 function verdict(name: string, rows: readonly SkewRow[], of: (row: SkewRow) => RatioInterval): string {

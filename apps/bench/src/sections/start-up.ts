@@ -2,7 +2,7 @@
 import { table } from '../markdown.js'
 import type { StartUpResult } from '../start-up/bench.js'
 import { textTable } from '../text-table.js'
-import { head } from './head.js'
+import { head, stepName } from './head.js'
 
 /** Of the first forward, once the weights are there; milliseconds. */
 const boundMs = 200
@@ -25,7 +25,7 @@ function sentences({ rows, failed }: StartUpResult): string[] {
   return [
     over.length === 0
       ? `Every first forward took less than ${boundMs} ms.`
-      : `A first forward took ${boundMs} ms or more: ${over.map(({ shape, tokens }) => `${shape} with ${tokens} tokens`).join(', ')}.`,
+      : `A first forward took ${boundMs} ms or more: ${over.map(stepName).join(', ')}.`,
     ...failed.map(({ cell, why }) => `${cell} tokens could not be run: ${why}.`),
   ]
 }

@@ -1,8 +1,8 @@
 /** A file of `bench tuned` as a section: where the default is further behind than it may be. */
 import { percent, table } from '../markdown.js'
 import { textTable } from '../text-table.js'
-import type { TunedResult, TunedRow } from '../tuned/bench.js'
-import { head } from './head.js'
+import type { TunedResult } from '../tuned/bench.js'
+import { head, stepName } from './head.js'
 
 /** What the default may be behind. */
 const bound = 0.05
@@ -19,8 +19,6 @@ const cells = ({ rows }: TunedResult) =>
     percent(row.noise),
   ])
 
-const name = ({ shape, tokens }: Pick<TunedRow, 'shape' | 'tokens'>) => `${shape} with ${tokens} tokens`
-
 function sentences({ rows, seconds, skipped }: TunedResult): string[] {
   const behind = rows.filter(({ speedup }) => speedup > 1 + bound)
   const unsure = rows.filter(({ noise }) => noise > bound)
@@ -28,10 +26,10 @@ function sentences({ rows, seconds, skipped }: TunedResult): string[] {
   return [
     behind.length === 0
       ? `No step was found to be more than ${percent(bound, 0)} faster than the default’s.`
-      : `The default is more than ${percent(bound, 0)} behind: ${behind.map(name).join(', ')}.`,
-    ...(unsure.length === 0 ? [] : [`Too noisy to tell: ${unsure.map(name).join(', ')}.`]),
+      : `The default is more than ${percent(bound, 0)} behind: ${behind.map(stepName).join(', ')}.`,
+    ...(unsure.length === 0 ? [] : [`Too noisy to tell: ${unsure.map(stepName).join(', ')}.`]),
     `Tuning a shape took at most ${longest.toFixed(0)} s.`,
-    ...(skipped.length === 0 ? [] : [`Not reached in the time: ${skipped.map(name).join(', ')}.`]),
+    ...(skipped.length === 0 ? [] : [`Not reached in the time: ${skipped.map(stepName).join(', ')}.`]),
   ]
 }
 

@@ -6,8 +6,10 @@
  */
 import { describeDevice, MoELayer, SlicePartition, Stream, Tensor, tenant } from '@nexus/core'
 import { type Environment, environment } from '../environment.js'
+import { errorText } from '../error-text.js'
 import { layerOptions } from '../layer-options.js'
 import { median } from '../median.js'
+import { Owned } from '../owned.js'
 import { cellLogits } from '../random.js'
 import type { Shape } from '../shapes.js'
 import { timeCalls } from '../timing.js'
@@ -70,8 +72,6 @@ interface Place {
   dispose(): void
 }
 
-const textOf = (error: unknown) => (error instanceof Error ? error.message : String(error))
-
 /** The whole device, then each slice that can be cut, beside a cap of as many SMs. */
 function placesOf({ device, sms }: SliceCostOptions, failed: { sms: number; why: string }[]): Place[] {
   const all = describeDevice(device).sms
@@ -91,7 +91,7 @@ function placesOf({ device, sms }: SliceCostOptions, failed: { sms: number; why:
       const capped = Stream.create({ device, maxWidth: n })
       places.push({ sms: n, where: 'cap', stream: capped, dispose: () => capped.dispose() })
     } catch (error) {
-      failed.push({ sms: n, why: textOf(error) })
+      failed.push({ sms: n, why: errorText(error) })
     }
   }
   return places
@@ -112,7 +112,7 @@ export async function sliceCostBench(options: SliceCostOptions): Promise<SliceCo
           `${sms} SMs (${where}): a launch ${seen.eagerLaunchUs.toFixed(2)} us, a node ${seen.nodeUs.toFixed(2)} us, a graph ${seen.graphUs.toFixed(2)} us, ${seen.gigabytesPerSecond.toFixed(0)} GB/s`,
         )
       } catch (error) {
-        failed.push({ sms, why: `kernels of nothing: ${textOf(error)}` })
+        failed.push({ sms, why: `kernels of nothing: ${errorText(error)}` })
       }
     }
     for (const shape of new Set(cells.map((cell) => cell.shape))) {
@@ -134,7 +134,7 @@ export async function sliceCostBench(options: SliceCostOptions): Promise<SliceCo
     what:
       'one layer alone: on the whole device, in hardware slices of it whose neighbour does nothing, and by kernels capped at as many SMs; one ' +
       'batch of inputs, given logits, weights not rotated; medians',
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     seed,
     rows,
     probes,
@@ -170,11 +170,8 @@ async function measureShape(
   failed: { sms: number; why: string }[],
 ): Promise<SliceCostRow[]> {
   const rows: SliceCostRow[] = []
-  const made: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(each: T): T => {
-    made.push(each)
-    return each
-  }
+  using owned = new Owned()
+  const { own } = owned
   try {
     const common = layerOptions(shape, device, 'bf16')
     const plain = own(await MoELayer.create({ ...common, seed }))
@@ -193,14 +190,13 @@ async function measureShape(
           const phasesUs = await phases(() => plain.forward(x, { logits, out, stream }))
           rows.push({ shape: shape.name, tokens, sms, where, graphUs, eagerUs, phasesUs })
         } catch (error) {
-          failed.push({ sms, why: `${shape.name}, ${tokens} tokens: ${textOf(error)}` })
+          failed.push({ sms, why: `${shape.name}, ${tokens} tokens: ${errorText(error)}` })
         }
       }
     }
     return rows
   } finally {
     for (const { stream } of places) await stream.synchronize()
-    for (const each of made.reverse()) each.dispose()
   }
 }
 

@@ -1,5 +1,6 @@
 /** What a stream gives kernels of nothing, and one kernel that only reads: launch cost and bandwidth, on the device and in a slice of it. */
 import { combine, Graph, Router, type Stream, Tensor } from '@nexus/core'
+import { Owned } from '../owned.js'
 import { timeByGraph, timeCalls } from '../timing.js'
 
 export interface Probe {
@@ -18,11 +19,8 @@ const topK = 8
 
 /** @param stream - of the whole device, or of a slice */
 export async function probe(device: 'cpu' | 'cuda', stream: Stream, budgetMs: number): Promise<Probe> {
-  const made: { dispose(): void }[] = []
-  const own = <T extends { dispose(): void }>(each: T): T => {
-    made.push(each)
-    return each
-  }
+  using owned = new Owned()
+  const { own } = owned
   try {
     const summing = (tokens: number, width: number) => {
       const router = own(new Router({ numExperts: topK, topK, device }))
@@ -50,6 +48,5 @@ export async function probe(device: 'cpu' | 'cuda', stream: Stream, budgetMs: nu
     }
   } finally {
     await stream.synchronize()
-    for (const each of made.reverse()) each.dispose()
   }
 }

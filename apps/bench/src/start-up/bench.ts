@@ -5,8 +5,9 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { type Environment, environment } from '../environment.js'
+import { errorText } from '../error-text.js'
 import { median } from '../median.js'
-import type { Shape } from '../shapes.js'
+import { type Shape, shapeArgument } from '../shapes.js'
 import type { StartUpTimes } from './once.js'
 
 export interface StartUpOptions {
@@ -67,7 +68,7 @@ export async function startUpBench(options: StartUpOptions): Promise<StartUpResu
       rows.push(row)
       onProgress(`${cell} tokens: the first forward ${row.firstMs.toFixed(1)} ms, later ones ${row.laterMs.toFixed(2)}`)
     } catch (error) {
-      const why = error instanceof Error ? error.message : String(error)
+      const why = errorText(error)
       failed.push({ cell, why })
       onProgress(`${cell} tokens: ${why}`)
     }
@@ -75,20 +76,24 @@ export async function startUpBench(options: StartUpOptions): Promise<StartUpResu
   return {
     kind: 'start-up',
     what: 'a new process for each run: bf16, weights made on the device, no graphs; milliseconds on the host’s clock',
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     seed,
     rows,
     failed,
   }
 }
 
-async function once(
-  { name, hidden, inter, experts, topK }: Shape,
-  tokens: number,
-  { device, program, seed }: StartUpOptions,
-): Promise<StartUpTimes> {
-  const cell = `${[name, hidden, inter, experts, topK].join(':')}/${tokens}`
-  const words = [program, 'start-up', '--once', cell, '--device', device, '--seed', String(seed)]
+async function once(shape: Shape, tokens: number, { device, program, seed }: StartUpOptions): Promise<StartUpTimes> {
+  const words = [
+    program,
+    'start-up',
+    '--once',
+    `${shapeArgument(shape)}/${tokens}`,
+    '--device',
+    device,
+    '--seed',
+    String(seed),
+  ]
   const { stdout } = await run(process.execPath, words)
   return JSON.parse(stdout) as StartUpTimes
 }

@@ -41,6 +41,9 @@ export interface TunedResult {
   readonly skipped: readonly { readonly shape: string; readonly tokens: number }[]
 }
 
+/** Of what tune reports on: whole steps, not single linear layers. */
+const isStep = (linear: string) => linear.endsWith(' step')
+
 export async function tunedBench(options: TunedOptions): Promise<TunedResult> {
   const { device, shapes, tokens, seed, onProgress } = options
   const rows: TunedRow[] = []
@@ -53,19 +56,19 @@ export async function tunedBench(options: TunedOptions): Promise<TunedResult> {
       budgetMs: options.seconds * 1e3,
       seed,
       onProgress: ({ linear, tokens: n, done, total }) => {
-        if (linear.endsWith(' step')) onProgress(`${shape.name}: ${n} tokens (${done} of ${total})`)
+        if (isStep(linear)) onProgress(`${shape.name}: ${n} tokens (${done} of ${total})`)
       },
     })
     rows.push(...stepsOf(shape.name, report))
     seconds[shape.name] = report.elapsedMs / 1e3
     for (const { linear, tokens: n } of report.skipped) {
-      if (linear.endsWith(' step')) skipped.push({ shape: shape.name, tokens: n })
+      if (isStep(linear)) skipped.push({ shape: shape.name, tokens: n })
     }
   }
   return {
     kind: 'tuned',
     what: 'whole steps in bf16, by the default’s kernels and by the best that tune found, even and skewed loads alike',
-    environment: environment(device === 'cuda' ? 'cuda:0' : 'cpu'),
+    environment: environment(device),
     seed,
     rows,
     seconds,
