@@ -426,9 +426,10 @@ TEST("NEXUS_CUDA_ARCH: 80 and 90 choose kernels of their own, other values are r
   for_each_isa(DeviceId{0}, [&](const std::string&) { names.push_back(grouped_linear_variant(DeviceId{0}, d, 1024)); });
   CHECK(names[0].rfind("mma_", 0) == 0);
   if (names.size() > 1) {
-    CHECK_EQ(names[1], "wgmma_256x160x64_s4");
+    CHECK_EQ(names[1], "wgmma_256x320x64_s4_pair");
     cuda::set_cuda_arch("90");
-    CHECK_EQ(grouped_linear_variant(DeviceId{0}, d, 256), "wgmma_128x64x128_s4");
+    CHECK_EQ(grouped_linear_variant(DeviceId{0}, d, 256), "wgmma_128x96x64_s7");
+    CHECK_EQ(grouped_linear_variant(DeviceId{0}, d, 64), "wgmma_128x32x128_s5");
   }
   d.k = 511;  // rows not aligned: no architecture's bulk copies apply
   for_each_isa(DeviceId{0}, [&](const std::string&) {

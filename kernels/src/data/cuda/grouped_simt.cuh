@@ -91,15 +91,20 @@ __device__ __forceinline__ void simt_tile(const GroupedParams& p, const Tile& ti
   for (int i = 0; i < S::B_ITEMS; ++i)
     if (tile.column + item_row + i * kRowsPerPass < n) b_valid |= 1u << i;
 
+  // Few addresses stay in registers, of many one walks; the other way about, either spills.
+  constexpr bool kWalks = S::B_ITEMS > 4;
   float4 a_next[S::A_ITEMS], b_next[S::B_ITEMS];
   const auto fetch = [&](int step) {
     const int at = step * S::BK, left = k - at - item_k;
 #pragma unroll
     for (int i = 0; i < S::A_ITEMS; ++i) a_next[i] = load_four(a_row[i] + at, a_valid >> i & 1 ? left : 0, whole);
+    const typename S::Weight* b_at = b_row + at;
 #pragma unroll
-    for (int i = 0; i < S::B_ITEMS; ++i)
-      b_next[i] =
-          load_four(b_row + static_cast<int64_t>(i * kRowsPerPass) * k + at, b_valid >> i & 1 ? left : 0, whole);
+    for (int i = 0; i < S::B_ITEMS; ++i) {
+      if (!kWalks) b_at = b_row + static_cast<int64_t>(i * kRowsPerPass) * k + at;
+      b_next[i] = load_four(b_at, b_valid >> i & 1 ? left : 0, whole);
+      if (kWalks) b_at += static_cast<int64_t>(kRowsPerPass) * k;
+    }
   };
   const auto put = [&](int buffer) {
     float* as = buffers + buffer * S::BUFFER + item_k * S::A_STRIDE + item_row;
