@@ -76,14 +76,20 @@ describe('policies.json', () => {
     if (!row) throw new Error(`no row ${trace} ${policy}`)
     return row
   }
-  test('where arithmetic is the bound and the load moves: adaptive ≤ 0.98 × proportional ≤ static', () => {
+  test('where arithmetic is the bound and the load moves: adaptive ≤ 0.98 × proportional, or within 1 % of the oracle; proportional ≤ static', () => {
     const tables = tablesBy('bound by arithmetic')
     expect(tables).toHaveLength(2)
     for (const table of tables) {
       for (const trace of ['periodic', 'gradual']) {
-        expect(highEnd(rowOf(table, trace, 'adaptive').toProportional), table.title).toBeLessThanOrEqual(0.98)
+        const at = `${table.title}: ${trace}`
+        const adaptive = rowOf(table, trace, 'adaptive')
+        // Less than 3 % over the oracle, proportional leaves no 2 % to gain.
+        const left = highEnd(rowOf(table, trace, 'proportional').regret)
+        if (left >= 0.03) expect(highEnd(adaptive.toProportional), at).toBeLessThanOrEqual(0.98)
+        else expect(highEnd(adaptive.regret), at).toBeLessThanOrEqual(0.01)
+        expect(highEnd(adaptive.toProportional), at).toBeLessThan(1)
         const { mean, halfWidth } = rowOf(table, trace, 'static').toProportional
-        expect(mean - (halfWidth ?? Number.NaN), table.title).toBeGreaterThanOrEqual(1)
+        expect(mean - (halfWidth ?? Number.NaN), at).toBeGreaterThanOrEqual(1)
       }
     }
   })
