@@ -1,5 +1,5 @@
 /**
- * docs/benchmarks.md and the simulator's tables in docs/slices.md, written from the result files so that no number in them was ever typed.
+ * docs/benchmarks.md, the simulator's tables in docs/slices.md and the README's figures, written from the result files so that no number in them was ever typed.
  * `nexus-bench docs` writes them, a test compares them with what the files say.
  */
 import { readdirSync, readFileSync } from 'node:fs'
@@ -9,7 +9,7 @@ import type { CpuResult } from './cpu/result.js'
 import type { EnduranceResult } from './endurance/bench.js'
 import type { Float32Result } from './float32/bench.js'
 import type { LayerBenchResult } from './layer/bench.js'
-import { benchmarksPage, resultsFolder, slicesPage } from './paths.js'
+import { benchmarksPage, readmePage, resultsFolder, slicesPage } from './paths.js'
 import type { KernelsBenchResult } from './primitives/kernels.js'
 import type { RouterBenchResult } from './primitives/router.js'
 import { writeWhole } from './result-file.js'
@@ -28,6 +28,7 @@ import { isolationSection } from './sections/isolation.js'
 import { kernelsSection } from './sections/kernels.js'
 import { layerSection } from './sections/layer.js'
 import { policiesSection, policyTables } from './sections/policies.js'
+import { regionsSummary } from './sections/regions.js'
 import { routerSection } from './sections/router.js'
 import { skewSection } from './sections/skew.js'
 import { sliceCostSection } from './sections/slice-cost.js'
@@ -47,6 +48,7 @@ float32 layer with the same weights). A ratio above 1 against a peer means that 
 `
 
 const policiesFile = 'policies.json'
+const layerFile = 'h200-layer.json'
 
 /** A result file; the first ones have no kind and are of layers. */
 export type ResultFile =
@@ -120,6 +122,13 @@ export function renderBenchmarks(folder: string): string {
   return [intro, ...files.map((name) => section(name, read(join(folder, name))))].join('\n')
 }
 
+/** A page with other text between `<!-- name -->` and `<!-- /name -->`. */
+function between(page: string, path: string, name: string, text: string): string {
+  const markers = new RegExp(`(<!-- ${name} -->\\n)[\\s\\S]*?(<!-- /${name} -->)`)
+  if (!markers.test(page)) throw new RangeError(`${path}: expected <!-- ${name} --> and <!-- /${name} -->`)
+  return page.replace(markers, (_, begin, end) => `${begin}\n${text}\n\n${end}`)
+}
+
 /**
  * docs/slices.md with the tables between its markers as the policies' results have them.
  * @throws RangeError when the page has no markers, or the file is not of policies
@@ -128,14 +137,23 @@ export function renderSlices(page: string, folder: string): string {
   const result = read(join(folder, policiesFile))
   if (result.kind !== 'policies')
     throw new RangeError(`${policiesFile}: expected kind 'policies', got '${result.kind}'`)
-  const markers = /(<!-- simulator -->\n)[\s\S]*?(<!-- \/simulator -->)/
-  if (!markers.test(page)) throw new RangeError('docs/slices.md: expected <!-- simulator --> and <!-- /simulator -->')
-  return page.replace(markers, (_, begin, end) => `${begin}\n${policyTables(result)}\n\n${end}`)
+  return between(page, 'docs/slices.md', 'simulator', policyTables(result))
+}
+
+/**
+ * The README with how fast a layer is between its markers.
+ * @throws RangeError when it has no markers, or the file is not of layers
+ */
+export function renderReadme(page: string, folder: string): string {
+  const result = read(join(folder, layerFile))
+  if (result.kind !== 'layer') throw new RangeError(`${layerFile}: expected kind 'layer', got '${result.kind}'`)
+  return between(page, 'README.md', 'speed', regionsSummary(result))
 }
 
 /** Writes the pages; returns their paths. */
 export function writePages(): string[] {
   writeWhole(benchmarksPage, renderBenchmarks(resultsFolder))
   writeWhole(slicesPage, renderSlices(readFileSync(slicesPage, 'utf8'), resultsFolder))
-  return [benchmarksPage, slicesPage]
+  writeWhole(readmePage, renderReadme(readFileSync(readmePage, 'utf8'), resultsFolder))
+  return [benchmarksPage, slicesPage, readmePage]
 }

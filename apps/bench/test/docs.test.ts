@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { renderBenchmarks, renderSlices, section } from '../src/docs.js'
-import { benchmarksPage, resultsFolder, slicesPage } from '../src/paths.js'
+import { renderBenchmarks, renderReadme, renderSlices, section } from '../src/docs.js'
+import { benchmarksPage, readmePage, resultsFolder, slicesPage } from '../src/paths.js'
+import { regionsSummary } from '../src/sections/regions.js'
 import {
   ablationResult,
   calibrationResult,
@@ -26,6 +27,33 @@ test('the tables of docs/slices.md say what the result file says', () => {
   const page = readFileSync(slicesPage, 'utf8')
   expect(page).toBe(renderSlices(page, resultsFolder))
   expect(() => renderSlices('no markers', resultsFolder)).toThrow(/<!-- simulator -->/)
+})
+
+test('the README says what the result file of layers says', () => {
+  const page = readFileSync(readmePage, 'utf8')
+  expect(page).toBe(renderReadme(page, resultsFolder))
+  expect(() => renderReadme('no markers', resultsFolder)).toThrow(/README\.md: expected <!-- speed -->/)
+})
+
+test('by region: every row once, ranges of what is there, and who is slower', () => {
+  const text = regionsSummary(layerResult)
+  const [first, second] = layerResult.rows
+  if (!first || !second) throw new Error('no rows')
+  expect(text).toContain('2 cells of five models')
+  expect(text).toContain('1 of them slower')
+  expect(text).toMatch(/\| 8 and 64 tokens \| 1 \| 0\.97 \| [\d.]+ \|/)
+  expect(text).toMatch(/\| three small configurations, 64 and 512 \| 1 \| 8\.00 \|/)
+  expect(text).not.toContain('| 1 token |')
+  const alone = regionsSummary({
+    ...layerResult,
+    rows: [
+      { ...second, peers: {} },
+      { ...first, skew: 1.5 },
+    ],
+  })
+  expect(alone).toContain('(1 cells)')
+  expect(alone).toMatch(/small configurations, 64 and 512 \| 1 \| n\/a \|/)
+  expect(alone).toMatch(/a few experts hot \| 1 \| 0\.97 \|/)
 })
 
 test('a kind without a section is refused by its name', () => {

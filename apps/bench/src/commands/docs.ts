@@ -4,7 +4,8 @@ import { defineCommand } from 'citty'
 export default defineCommand({
   meta: {
     name: 'docs',
-    description: 'Write docs/benchmarks.md and the tables of docs/slices.md from the result files',
+    description:
+      'Write docs/benchmarks.md, the tables of docs/slices.md and the README’s figures from the result files',
   },
   async run() {
     const { writePages } = await import('../docs.js')
