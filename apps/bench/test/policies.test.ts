@@ -76,22 +76,24 @@ describe('policies.json', () => {
     if (!row) throw new Error(`no row ${trace} ${policy}`)
     return row
   }
-  test('where arithmetic is the bound and the load moves: adaptive ≤ 0.98 × proportional, or within 1 % of the oracle; proportional ≤ static', () => {
+  test('where arithmetic is the bound and the load moves: adaptive ≤ 0.98 × proportional ≤ static, but for one miss', () => {
     const tables = tablesBy('bound by arithmetic')
     expect(tables).toHaveLength(2)
+    const missed: string[] = []
     for (const table of tables) {
       for (const trace of ['periodic', 'gradual']) {
-        const at = `${table.title}: ${trace}`
-        const adaptive = rowOf(table, trace, 'adaptive')
-        // Less than 3 % over the oracle, proportional leaves no 2 % to gain.
-        const left = highEnd(rowOf(table, trace, 'proportional').regret)
-        if (left >= 0.03) expect(highEnd(adaptive.toProportional), at).toBeLessThanOrEqual(0.98)
-        else expect(highEnd(adaptive.regret), at).toBeLessThanOrEqual(0.01)
-        expect(highEnd(adaptive.toProportional), at).toBeLessThan(1)
+        const at = `${table.numExperts} experts, ${trace}`
+        const { toProportional, regret } = rowOf(table, trace, 'adaptive')
+        if (highEnd(toProportional) > 0.98) {
+          missed.push(at)
+          expect(highEnd(regret), at).toBeLessThanOrEqual(0.01)
+        }
         const { mean, halfWidth } = rowOf(table, trace, 'static').toProportional
         expect(mean - (halfWidth ?? Number.NaN), at).toBeGreaterThanOrEqual(1)
       }
     }
+    // An oracle that knows each step has 0.975 of proportional there: docs/slices.md says so by the table.
+    expect(missed).toEqual(['128 experts, gradual'])
   })
   test('where there is nothing to follow: no policy over 1.01 × the best', () => {
     for (const table of result.tables.filter(({ recorded }) => !recorded)) {

@@ -1,10 +1,18 @@
 /** `nexus-bench layer` */
-import { readFileSync } from 'node:fs'
 import { defineCommand } from 'citty'
-import { errorText } from '../error-text.js'
 import { resultText, writeWhole } from '../result-file.js'
 import { parseShapes, shapes } from '../shapes.js'
-import { checkedDevice, deliver, deviceArg, number, numbers, outputArgs, progress, seed } from './arguments.js'
+import {
+  checkedDevice,
+  deliver,
+  deviceArg,
+  number,
+  numbers,
+  outputArgs,
+  progress,
+  readJson,
+  seed,
+} from './arguments.js'
 
 const args = {
   shapes: {
@@ -56,14 +64,6 @@ function parsePart(text: string): { index: number; of: number } {
   return { index: Number(index), of: Number(of) }
 }
 
-function readResult(file: string): { file: string; result: never } {
-  try {
-    return { file, result: JSON.parse(readFileSync(file, 'utf8')) as never }
-  } catch (error) {
-    throw new RangeError(`--merge: ${file}: ${errorText(error)}`)
-  }
-}
-
 export default defineCommand({
   meta: { name: 'layer', description: 'The whole layer, from (x, router logits) to y, beside its peers and the limit' },
   args,
@@ -74,7 +74,7 @@ export default defineCommand({
         import('../layer/merge.js'),
         import('../layer/standing.js'),
       ])
-      const result = mergeLayerResults(given._.map(readResult))
+      const result = mergeLayerResults(given._.map((file) => ({ file, result: readJson('merge', file) as never })))
       const { missing } = summarise(result.rows)
       if (missing.length > 0) progress(`cells of the anchors without a row: ${missing.join(', ')}`)
       return deliver(result, given, () => layerTable(result))

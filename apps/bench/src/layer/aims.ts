@@ -8,7 +8,8 @@ interface Place {
 }
 
 const small = 'seed-small'
-const original: readonly string[] = [small, 'seed-medium', 'seed-large']
+/** The configurations of the design that Nexus began with; all other shapes are of models. */
+export const original: readonly string[] = [small, 'seed-medium', 'seed-large']
 /** Its experts are few and large: one token reads two of them at full speed, and no peer is far from the limit. */
 const coarse: readonly string[] = ['mixtral-8x7b']
 

@@ -1,51 +1,48 @@
 /** A file of `bench layer` by region, few lines for the README: what a reader asks first, and a link to the rest. */
+import { original } from '../layer/aims.js'
 import { isScaled } from '../layer/anchors.js'
 import type { LayerBenchResult } from '../layer/bench.js'
 import type { LayerRow } from '../layer/measure.js'
 import { standingOf, summarise } from '../layer/standing.js'
+import { bf16FlopPerSecond, hbmBytesPerSecond } from '../limits.js'
 import { table } from '../markdown.js'
 
-const configurations = /^seed-/
-const models = ({ shape }: LayerRow) => !configurations.test(shape)
-const even = (row: LayerRow) => models(row) && row.skew === 0
+/** In the order of the table. */
+const regions = ['1', '8 and 64', '512', '4096 and 16384', 'some experts hot', 'small configurations'] as const
 
-/** In the order of the table; a row belongs to the first that takes it. */
-const regions: readonly (readonly [name: string, takes: (row: LayerRow) => boolean])[] = [
-  ['1 token', (row) => even(row) && row.tokens === 1],
-  ['8 and 64 tokens', (row) => even(row) && row.tokens <= 64],
-  ['512', (row) => even(row) && row.tokens <= 512],
-  ['4096 and 16384', even],
-  ['64 to 2048, a few experts hot', models],
-  ['three small configurations, 64 and 512', () => true],
-]
-
-const range = (values: readonly number[]): string => {
-  if (values.length === 0) return 'n/a'
-  const [least, most] = [Math.min(...values).toFixed(2), Math.max(...values).toFixed(2)]
-  return least === most ? least : `${least} to ${most}`
+function regionOf({ shape, tokens, skew }: LayerRow): (typeof regions)[number] {
+  if (original.includes(shape)) return 'small configurations'
+  if (skew !== 0) return 'some experts hot'
+  if (tokens === 1) return '1'
+  if (tokens <= 64) return '8 and 64'
+  return tokens <= 512 ? '512' : '4096 and 16384'
 }
+
+const range = (values: readonly number[]): string =>
+  values.length === 0 ? 'n/a' : `${Math.min(...values).toFixed(2)} to ${Math.max(...values).toFixed(2)}`
 
 /** How far ahead, how near the limit, and where it was measured. */
 export function regionsSummary({ environment, rows }: LayerBenchResult): string {
-  const { cells, compared, meanGain, slower } = summarise(rows)
-  const left = [...rows]
-  const body = regions.map(([name, takes]) => {
-    const own = left.filter(takes)
-    for (const row of own) left.splice(left.indexOf(row), 1)
-    const gains = own.flatMap((row) => standingOf(row).gain ?? [])
-    return { name, own, cells: [name, String(own.length), range(gains), range(own.map(({ ratio }) => ratio))] }
-  })
+  const { compared, meanGain, slower } = summarise(rows)
+  const shapes = new Set(rows.map(({ shape }) => shape))
   const scaled = rows.some(({ peers }) => Object.keys(peers).some(isScaled))
-  const behind = slower.length === 0 ? 'none of them slower' : `${slower.length} of them slower`
-  return `One layer in bf16, from (x, router logits) to y, on an ${environment.device} (${environment.date.slice(0, 10)}): ${cells} cells of five models and three
-configurations, in the geometric mean **${meanGain.toFixed(2)} times as fast as the best peer** of each${compared === cells ? '' : ` (${compared} cells)`}, ${behind}. Peers are PyTorch's grouped products plain
-and with Triton glue, a decode kernel, and vLLM's and Triton's own MoE kernels${scaled ? ', of which those that could not be installed beside ours count with times measured before, scaled by PyTorch’s' : ''}.
+  const said = [
+    `One layer in bf16, from (x, router logits) to y, ${shapes.size} shapes on an ${environment.device} (${environment.date.slice(0, 10)}).`,
+    `Over ${compared} cells it is in the geometric mean **${meanGain.toFixed(2)} times as fast as the best peer** of each, and ${slower.length === 0 ? 'in none' : `in ${slower.length}`} slower.`,
+    "Peers are PyTorch's grouped products, the same with Triton glue, a decode kernel, and the MoE kernels of vLLM and Triton.",
+    ...(scaled
+      ? ["Those that were not installed count with an earlier time, scaled by PyTorch's between then and now."]
+      : []),
+  ]
+  const body = regions.flatMap((region) => {
+    const own = rows.filter((row) => regionOf(row) === region)
+    const gains = own.flatMap((row) => standingOf(row).gain ?? [])
+    return own.length === 0 ? [] : [[region, String(own.length), range(gains), range(own.map(({ ratio }) => ratio))]]
+  })
+  return `${said.join('\n')}
 
-${table(
-  ['tokens', 'cells', 'best peer ÷ Nexus', 'Nexus ÷ physical limit'],
-  body.filter(({ own }) => own.length > 0).map((region) => region.cells),
-)}
+${table(['tokens', 'cells', 'best peer ÷ Nexus', 'Nexus ÷ physical limit'], body)}
 
-The limit is the larger of the bytes at 4.3 TB/s and the products at 790 TFLOP/s; reads alone reach a little more. From 4096 tokens on the chip is at its 700 W.
+The limit is the larger of the bytes at ${hbmBytesPerSecond / 1e12} TB/s and the products at ${bf16FlopPerSecond / 1e12} TFLOP/s; reads alone reach a little more.
 Every cell: [benchmarks](docs/benchmarks.md).`
 }

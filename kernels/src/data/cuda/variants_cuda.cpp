@@ -96,7 +96,7 @@ constexpr Variant kSimt16 = simt("simt_16x64x32", 16, 64, 32, 4);
 // in tiles of 64x64 1.64, 1.66, 2.52, 4.19, of 128x128 2.40, 2.41, 2.42, 3.65 (docs/kernels/log.md, entry 39).
 constexpr Variant kSimt32 = simt("simt_32x128x16", 32, 128, 16, 2);
 constexpr Variant kSimt128 = simt("simt_128x128x16", 128, 128, 16, 8);
-// Where what tiles of 128 rows gain by their size is what they lose by their last rows' places.
+// Where, counted, what tiles of 128 rows gain by their size is what they lose by their last rows' places.
 constexpr int64_t kSimtFewRows = 192;
 
 }  // namespace
