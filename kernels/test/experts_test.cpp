@@ -120,11 +120,12 @@ TEST("grouped_linear: no token, one token, one expert, all to one, none for some
           Problem(random, t, Epilogue::kSwiglu, {experts, tokens, 1, 24, 16, spread}, true, true, true, false).check();
 }
 
-TEST("grouped_linear: widths of 1, primes and dimensions that are not multiples of 8") {
+TEST_IN_PARTS("grouped_linear: widths of 1, primes and dimensions that are not multiples of 8") {
   Random random(13);
   for (const DType t : kFloatTypes)
     for (const int64_t k : {1, 7, 17, 33, 100, 257})
       for (const int64_t n : {1, 2, 17, 33, 100, 131}) {
+        if (!part.mine()) continue;
         Problem(random, t, Epilogue::kRelu, {3, 4, 1, k, n, Spread::kUniform}, true, false, true, false)
             .check();  // few rows
         Problem(random, t, Epilogue::kRelu, {2, 41, 1, k, n, Spread::kUniform}, false, true, true, false)
@@ -163,18 +164,21 @@ TEST_IN_PARTS("grouped_linear: hundreds of rows per expert, gather, scatter, bia
               .check();
 }
 
-TEST("grouped_linear: hundreds of rows per expert, tails in rows, n and k, experts with none") {
+TEST_IN_PARTS("grouped_linear: hundreds of rows per expert, tails in rows, n and k, experts with none") {
   Random random(18);
   for (const DType t : {DType::kBF16, DType::kF16}) {
     for (const bool gather : {false, true}) {
       for (const int64_t rows : {129, 160, 161, 319, 320, 321, 639, 641, 1281})  // around one and more tiles
-        Problem(random, t, Epilogue::kIdentity, {2, rows, 1, 64, 256, Spread::kOneExpert}, gather, true, false, false)
-            .check();
+        if (part.mine())
+          Problem(random, t, Epilogue::kIdentity, {2, rows, 1, 64, 256, Spread::kOneExpert}, gather, true, false, false)
+              .check();
       for (const int64_t tokens : {433, 601}) {
         for (const int64_t k : {8, 56, 64, 120, 264, 520})
-          Problem(random, t, Epilogue::kRelu, {3, tokens, 1, k, 192, Spread::kSkewed}, gather, true, true, false)
-              .check();
+          if (part.mine())
+            Problem(random, t, Epilogue::kRelu, {3, tokens, 1, k, 192, Spread::kSkewed}, gather, true, true, false)
+                .check();
         for (const int64_t n : {64, 66, 134, 250, 258, 510}) {
+          if (!part.mine()) continue;
           Problem(random, t, Epilogue::kSwiglu, {3, tokens, 1, 72, n, Spread::kUniform}, gather, false, true, false)
               .check();
           Problem(random, t, Epilogue::kIdentity, {3, tokens, 1, 72, n + 1, Spread::kSkewed}, gather, true, true, true)
@@ -183,10 +187,13 @@ TEST("grouped_linear: hundreds of rows per expert, tails in rows, n and k, exper
       }
     }
     // More tiles than multiprocessors, so that a block works on several.
-    Problem(random, t, Epilogue::kSwiglu, {40, 1600, 1, 40, 1040, Spread::kSkewed}, true, true, true, false).check();
-    Problem(random, t, Epilogue::kIdentity, {70, 2100, 2, 136, 264, Spread::kUniform}, true, true, false, false)
-        .check();
-    Problem(random, t, Epilogue::kSwiglu, {12, 2500, 1, 40, 1560, Spread::kSkewed}, true, true, true, false).check();
+    if (part.mine())
+      Problem(random, t, Epilogue::kSwiglu, {40, 1600, 1, 40, 1040, Spread::kSkewed}, true, true, true, false).check();
+    if (part.mine())
+      Problem(random, t, Epilogue::kIdentity, {70, 2100, 2, 136, 264, Spread::kUniform}, true, true, false, false)
+          .check();
+    if (part.mine())
+      Problem(random, t, Epilogue::kSwiglu, {12, 2500, 1, 40, 1560, Spread::kSkewed}, true, true, true, false).check();
   }
 }
 

@@ -98,12 +98,13 @@ void check_named(Random& random, DType dtype, const std::string& name, const std
 
 }  // namespace
 
-TEST("mlp in one launch: the bytes of two, eager and recorded, step after step") {
+TEST_IN_PARTS("mlp in one launch: the bytes of two, eager and recorded, step after step") {
   require_hopper();
   Random random(1301);
   Bench bench(DeviceId{0});
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
     for (const Shape& s : kShapes) {
+      if (!part.mine()) continue;
       const LayerDesc d = layer_of(s, dtype);
       const auto layer =
           Layer::create(d, upload(bench.stream, random_weights(random, d, {.given_logits = true})), bench.device);
@@ -140,7 +141,7 @@ TEST("mlp in one launch: the bytes of two, eager and recorded, step after step")
   }
 }
 
-TEST("mlp in one launch: every shape, with hot experts, odd tiles and experts without rows") {
+TEST_IN_PARTS("mlp in one launch: every shape, with hot experts, odd tiles and experts without rows") {
   require_hopper();
   Random random(1303);
   std::vector<int32_t> skewed(70), sparse(130, 0);
@@ -149,6 +150,7 @@ TEST("mlp in one launch: every shape, with hot experts, odd tiles and experts wi
   for (const DType dtype : {DType::kBF16, DType::kF16})
     for (const std::string name : {"wgmma_256x32x128_s3", "wgmma_128x64x128_s4", "wgmma_128x32x128_s5",
                                    "wgmma_256x64x64_s5", "wgmma_256x160x64_s4", "wgmma_256x160x64_s4_rest"}) {
+      if (!part.mine()) continue;
       check_named(random, dtype, name, skewed, {0, 2, 64, 192, 264, 0, Epilogue::kSwiglu});
       check_named(random, dtype, name, sparse, {0, 2, 64, 192, 72, 0, Epilogue::kSwiglu});
       check_named(random, dtype, name, {17, 64, 0, 33, 1, 0, 8}, {0, 2, 704, 64, 776, 0, Epilogue::kClampedSwiglu});
@@ -165,7 +167,7 @@ TEST("mlp in one launch: pairs, a small layer") {
   check_named(random, DType::kBF16, "wgmma_256x320x64_s4_pair", {170, 0, 331}, s);
 }
 
-TEST("mlp in one launch: pairs, with hot experts, odd shares and experts without rows") {
+TEST_IN_PARTS("mlp in one launch: pairs, with hot experts, odd shares and experts without rows") {
   require_hopper();
   Random random(1305);
   std::vector<int32_t> skewed(70), even(128), sparse(130, 0);
@@ -173,12 +175,14 @@ TEST("mlp in one launch: pairs, with hot experts, odd shares and experts without
   for (int32_t& rows : even) rows = static_cast<int32_t>(random.integer(200, 330));
   sparse[77] = 1;
   for (const DType dtype : {DType::kBF16, DType::kF16}) {
-    const std::string name = "wgmma_256x320x64_s4_pair";
-    check_named(random, dtype, name, skewed, {0, 2, 64, 192, 328, 0, Epilogue::kSwiglu});
-    check_named(random, dtype, name, even, {0, 2, 64, 64, 136, 0, Epilogue::kSwiglu});
-    check_named(random, dtype, name, sparse, {0, 2, 64, 64, 72, 0, Epilogue::kSwiglu});
-    check_named(random, dtype, name, {17, 64, 0, 33, 1, 0, 8}, {0, 2, 704, 64, 776, 0, Epilogue::kClampedSwiglu});
-    check_named(random, dtype, name, {2000}, {0, 2, 72, 200, 1032, 0, Epilogue::kGelu});
+    const auto check = [&](const std::vector<int32_t>& rows, const Shape& s) {
+      if (part.mine()) check_named(random, dtype, "wgmma_256x320x64_s4_pair", rows, s);
+    };
+    check(skewed, {0, 2, 64, 192, 328, 0, Epilogue::kSwiglu});
+    check(even, {0, 2, 64, 64, 136, 0, Epilogue::kSwiglu});
+    check(sparse, {0, 2, 64, 64, 72, 0, Epilogue::kSwiglu});
+    check({17, 64, 0, 33, 1, 0, 8}, {0, 2, 704, 64, 776, 0, Epilogue::kClampedSwiglu});
+    check({2000}, {0, 2, 72, 200, 1032, 0, Epilogue::kGelu});
   }
 }
 

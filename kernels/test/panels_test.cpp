@@ -104,7 +104,8 @@ TEST("panels: a layer on the CPU wants rows") {
   CHECK(message.find("expert.in_panels") != std::string::npos);
 }
 
-TEST("panels: laid where they are, as defined, and back; many experts, or one of more than the scratch memory") {
+TEST_IN_PARTS(
+    "panels: laid where they are, as defined, and back; many experts, or one of more than the scratch memory") {
   require_cuda();
   Random random(1401);
   Bench bench(DeviceId{0});
@@ -112,6 +113,7 @@ TEST("panels: laid where they are, as defined, and back; many experts, or one of
     for (const WeightMatrices& m :
          {matrices(1, 16, 64, true, t), matrices(5, 8, 64, false, t), matrices(130, 48, 192, true, t),
           matrices(5, 2056, 4160, false, t), matrices(2, 8208, 4160, true, t)}) {
+      if (!part.mine()) continue;
       const HostArray rows = normal_weights(random, m);
       // Poisoned, so that reading checks what is behind it.
       void* const weight = bench.poisoned(t, rows.size());
@@ -125,7 +127,7 @@ TEST("panels: laid where they are, as defined, and back; many experts, or one of
     }
 }
 
-TEST("panels: a linear layer's bytes by every variant, at one row and at many") {
+TEST_IN_PARTS("panels: a linear layer's bytes by every variant, at one row and at many") {
   require_cuda();
   Random random(1402);
   for_each_isa(DeviceId{0}, [&](const std::string& arch) {
@@ -133,6 +135,7 @@ TEST("panels: a linear layer's bytes by every variant, at one row and at many") 
       for (const Epilogue epilogue : {Epilogue::kSwiglu, Epilogue::kIdentity})
         for (const auto& [k, n] : {std::pair<int64_t, int64_t>{64, 64}, {192, 272}, {832, 1040}, {1088, 304}})
           for (const int64_t slots : {1, 3, 40, 700}) {
+            if (!part.mine()) continue;
             Bench bench(DeviceId{0});
             GroupedLinearDesc rows;
             rows.dtype = t, rows.experts = 5, rows.k = k, rows.n = n, rows.epilogue = epilogue;
@@ -169,7 +172,7 @@ TEST("panels: a linear layer's bytes by every variant, at one row and at many") 
   });
 }
 
-TEST("panels: a layer's bytes by every way that a step is run, eager and recorded") {
+TEST_IN_PARTS("panels: a layer's bytes by every way that a step is run, eager and recorded") {
   require_cuda();
   Random random(1403);
   Bench bench(DeviceId{0});
@@ -193,6 +196,7 @@ TEST("panels: a layer's bytes by every way that a step is run, eager and recorde
         if (s.experts == 7) d = with_shared(d, false), d.shared.hidden = 64;
         const Twins twins(random, bench, d);
         for (const int64_t tokens : {1, 2, 5, 8, 61, 300, 1500}) {
+          if (!part.mine()) continue;
           const Batch batch(random, bench, d, tokens, false);
           const size_t size = output_size(d, tokens);
           const auto run = [&](Layer& layer, bool replay) {

@@ -66,11 +66,11 @@ void check_steps(Bench& bench, const std::vector<Run>& steps, const std::string&
 
 }  // namespace
 
-TEST("steps in a row: by every way of routing, of one layer and of two, the bytes of steps by themselves") {
+TEST_IN_PARTS("steps in a row: by every way of routing, of one layer and of two, the bytes of steps by themselves") {
   for (const DeviceId device : devices())
     for (const int experts : {8, 64, 200})
       for (const int64_t tokens : {1, 4, 64, 100, 300, 700}) {
-        if (device.is_cpu() && tokens > 64) continue;
+        if ((device.is_cpu() && tokens > 64) || !part.mine()) continue;
         Random random(static_cast<uint64_t>(7000 + tokens + experts));
         Bench bench(device);
         LayerDesc d = basic(DType::kBF16, MlpKind::kGated, Epilogue::kSwiglu);
@@ -93,11 +93,11 @@ TEST("steps in a row: by every way of routing, of one layer and of two, the byte
       }
 }
 
-TEST("steps in a row: by one launch and by two, skewed, odd and even, of any sizes, in a chain") {
+TEST_IN_PARTS("steps in a row: by one launch and by two, skewed, odd and even, of any sizes, in a chain") {
   for (const DeviceId device : devices())
     for (const char* by : {"chain", "fused"})  // of few weights, whose two launches have their own; and the one launch
       for (const int64_t tokens : {8, 64, 250, 500}) {
-        if (device.is_cpu()) continue;
+        if (device.is_cpu() || !part.mine()) continue;
         const Path path(set_mlp_path, by);
         Random random(static_cast<uint64_t>(7300 + tokens));
         Bench bench(device);
@@ -145,7 +145,7 @@ TEST("steps in a row: by one launch and by two, skewed, odd and even, of any siz
       }
 }
 
-TEST("steps in a row: logits that the step before writes are read when they are there") {
+TEST_IN_PARTS("steps in a row: logits that the step before writes are read when they are there") {
   for (const DeviceId device : devices()) {
     Random random(7100);
     Bench bench(device);
@@ -157,7 +157,7 @@ TEST("steps in a row: logits that the step before writes are read when they are 
     d.experts.output = 8;  // an output is the next step's logits, whatever its bits mean as float32
     const auto layer = make_layer(bench, d, 3);
     for (const int64_t tokens : {1, 8, 64, 200, 400}) {
-      if (device.is_cpu() && tokens > 8) continue;
+      if ((device.is_cpu() && tokens > 8) || !part.mine()) continue;
       const void* const x = bench.upload(
           HostArray::rounded(d.experts.dtype, random.normals(static_cast<size_t>(tokens * d.experts.input))));
       const float* logits = bench.upload(random.normals(static_cast<size_t>(tokens * d.router.experts)));

@@ -122,11 +122,12 @@ VariantTable::Choice entry(const GroupedLinearDesc& desc, int64_t rows, std::vec
 
 }  // namespace
 
-TEST("variants: every candidate computes the layer, at few rows and many, one of them the heuristic's") {
+TEST_IN_PARTS("variants: every candidate computes the layer, at few rows and many, one of them the heuristic's") {
   Random random(70);
   for (const DType t : kFloatTypes)
     for (const int64_t tokens : {1, 9, 150})
       for (const auto& [k, n] : {std::pair<int64_t, int64_t>{64, 96}, {72, 264}, {33, 34}}) {
+        if (!part.mine()) continue;
         const Linear linear(random, t, 3, tokens, k, n);
         const auto want = linear.oracle();
         for_each_way([&](DeviceId device, const std::string& where) {
@@ -146,10 +147,11 @@ TEST("variants: every candidate computes the layer, at few rows and many, one of
       }
 }
 
-TEST("variants: those of one order of sums give the same bits") {
+TEST_IN_PARTS("variants: those of one order of sums give the same bits") {
   Random random(71);
   for (const DType t : kFloatTypes)
     for (const int64_t tokens : {5, 40, 170}) {
+      if (!part.mine()) continue;
       const Linear linear(random, t, 3, tokens, 328, 264);
       for_each_way([&](DeviceId device, const std::string& where) { check_orders(linear, device, where); });
     }
@@ -183,10 +185,11 @@ TEST("variants: mma16 and wgmma64 side by side (their bits may differ, what they
   check_close(mma, wgmma, tolerance(DType::kBF16), "mma16 against wgmma64");
 }
 
-TEST("variants: batch-invariant rows have the same bits alone and among others") {
+TEST_IN_PARTS("variants: batch-invariant rows have the same bits alone and among others") {
   Random random(73);
   for (const DType t : kFloatTypes)
     for (const auto& [k, n] : {std::pair<int64_t, int64_t>{328, 136}, {1344, 40}, {40, 66}, {33, 10}}) {
+      if (!part.mine()) continue;
       const Linear linear(random, t, 3, 400, k, n);
       const VariantChoice choice{.batch_invariant = true};
       for_each_way([&](DeviceId device, const std::string& where) {
@@ -203,12 +206,13 @@ TEST("variants: batch-invariant rows have the same bits alone and among others")
     }
 }
 
-TEST("variants: batch-invariant router logits have the same bits alone and among others") {
+TEST_IN_PARTS("variants: batch-invariant router logits have the same bits alone and among others") {
   Random random(74);
   constexpr int64_t kTokens = 300, kHidden = 1336;
   constexpr int kExperts = 40;
   for (const DType t : kFloatTypes)
     for (const DType wt : {DType::kF32, t}) {
+      if (!part.mine()) continue;
       const HostArray x = HostArray::rounded(t, random.normals(kTokens * kHidden));
       const HostArray w = HostArray::rounded(wt, random.normals(kExperts * kHidden, 0.05f));
       for_each_way([&](DeviceId device, const std::string& where) {
