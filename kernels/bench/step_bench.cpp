@@ -3,7 +3,8 @@
 // in L2, a copy of the weights of its own; ways of running them take turns, so that a chip that warms up slows all of
 // them alike; median over the turns.
 //
-//   step_bench [--tokens=1,8,…] [--skew=S] [--ways=WAY,…] [--turns=N] [--settle=MS] [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
+//   step_bench [--tokens=1,8,…] [--skew=S] [--ways=WAY,…] [--turns=N] [--settle=MS] [--seed=N]
+//   [NAME=HIDDEN,INTER,EXPERTS,TOPK …]
 //
 // A way is `auto` (what a step takes that is not one for decode.h), `chain` (a launch for each operation), `mlp` (both
 // linear layers in one, hopper_mlp.h) or mlp=VARIANT, `decode` (the kernels of decode.h), or FIRST+SECOND, the kernel
@@ -14,7 +15,7 @@
 // overlap, each with an output of its own. `-`: the way does not serve the step. --skew: the standard deviation of a
 // bias that each expert has in all logits. --settle: each way is timed behind so many milliseconds of nothing and as
 // many of itself, as at the power limit the clock depends on what ran just before; with the least and the most of the
-// turns.
+// turns. --seed: that a run printed, for its logits again.
 #include <unistd.h>
 
 #include <algorithm>
@@ -22,6 +23,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -281,6 +283,7 @@ int main(int argc, char** argv) try {
   float skew = 0;
   int turns = 9;
   double settle = 0;
+  std::optional<uint64_t> seed;
   for (int i = 1; i < argc; ++i) {
     const bench::Argument argument(argv[i]);
     const auto& [key, value] = argument;
@@ -294,11 +297,13 @@ int main(int argc, char** argv) try {
       turns = std::max(1, std::stoi(value));
     } else if (key == "--settle" && !value.empty()) {
       settle = std::stod(value);
+    } else if (key == "--seed" && !value.empty()) {
+      seed = std::stoull(value);
     } else if (!bench::add_shape(argument, shapes)) {
       std::fprintf(
           stderr,
           "usage: step_bench [--tokens=1,8,...] [--skew=S] [--ways=auto|chain|mlp|mlp=VARIANT|decode|FIRST+SECOND,...] "
-          "[--turns=N] [--settle=MS] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
+          "[--turns=N] [--settle=MS] [--seed=N] [NAME=HIDDEN,INTER,EXPERTS,TOPK ...]\n");
       return 2;
     }
   }
@@ -310,6 +315,7 @@ int main(int argc, char** argv) try {
               {"mixtral-8x7b", 4096, 14336, 8, 2}};
   Bench bench;
   bench.turns = turns, bench.settle = settle;
+  if (seed) bench.seed = *seed;
   std::printf("%-16s %6s skew  us a step  way (bf16, seed %llu)\n", "shape", "tokens",
               static_cast<unsigned long long>(bench.seed));
   for (const Shape& shape : shapes)

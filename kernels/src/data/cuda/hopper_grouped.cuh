@@ -65,6 +65,9 @@ struct Shape {
   // For layers of few weights, whose steps are latencies one behind another.
   static constexpr bool FEW_WEIGHTS = BLOCKS == 1 && STAGED;
   static constexpr int ACC = ROWS / 2;  // accumulators per thread and 64 columns
+  /// Whether a buffer is given back when the products of its so many rows are done, not when the next one's are under
+  /// way.
+  static constexpr bool gives_back_at_once(int) { return false; }
   // More than there are, and consumers would wait for them for ever.
   static_assert(PRODUCERS * PRODUCER + CONSUMERS * CONSUMER + FINDERS * FINDER <= THREADS * REGISTERS);
   static_assert(REGISTERS % 8 == 0 && PRODUCER % 8 == 0 && CONSUMER % 8 == 0 && FINDER % 8 == 0);
@@ -339,7 +342,8 @@ __device__ __forceinline__ void multiply(float (&acc)[S::BLOCKS][S::ACC], Cursor
       if (lane == 0) arrive(buffers + S::EMPTY + stage * 8);
     }
   };
-  int previous = -1;
+  constexpr bool kAtOnce = S::gives_back_at_once(N);
+  [[maybe_unused]] int previous = -1;
 #pragma unroll 1
   for (int s = 0; s < steps; ++s) {
     wait(buffers + S::FULL + at.stage * 8, at.phase);
@@ -358,13 +362,20 @@ __device__ __forceinline__ void multiply(float (&acc)[S::BLOCKS][S::ACC], Cursor
       if constexpr (S::BLOCKS == 2) Mma::multiply(acc[1], at_a + (8 * S::PANELS * S::ATOM >> 4), at_b);
     }
     wgmma_commit();
-    wgmma_wait<1>();
-    if (previous >= 0) release(previous);  // its products are done: only this step's are pending
-    previous = at.stage;
+    if constexpr (kAtOnce) {
+      wgmma_wait<0>();
+      release(at.stage);
+    } else {
+      wgmma_wait<1>();
+      if (previous >= 0) release(previous);  // its products are done: only this step's are pending
+      previous = at.stage;
+    }
     at.advance();
   }
-  wgmma_wait<0>();
-  release(previous);
+  if constexpr (!kAtOnce) {
+    wgmma_wait<0>();
+    release(previous);
+  }
 }
 
 /// multiply() over `rows` rows, a multiple of 8: wgmma's N is part of the instruction.

@@ -12,6 +12,11 @@
 // layer 1, so all tiles of layer 0 are claimed, and a block that has claimed one works on it before any of layer 1. So
 // it does not matter how many blocks run at once, beside whom, or on how many SMs.
 //
+// A buffer is to be filled again as soon as it is free. So the producers divide the work: a thread asks for weights,
+// whether their rows are there or not, two warps copy rows, and one claims and finds the next tile. One after another
+// it took 1000 cycles a buffer and 5000 more a tile, where the memory, shared evenly, leaves 1800 for a buffer, and
+// less where other SMs have products to do (docs/kernels/log.md, entry 40).
+//
 // Results of layer 0 are written by ordinary stores, counted with release and looked for with acquire at the GPU's
 // scope, and copied by cp.async past L1: all of it in the generic proxy, so nothing has to be ordered between proxies
 // but what hopper_grouped.cuh orders inside a block.
@@ -52,13 +57,29 @@ struct MlpTile : Tile {
 template <class S>
 struct MlpShape : S {
   static_assert(S::CLUSTER == 1 && S::FINDERS == 0);
-  static constexpr bool DIVIDED = S::CONSUMER != S::REGISTERS;  // registers among the warpgroups
+  static constexpr bool DIVIDED = S::CONSUMER != S::REGISTERS;      // registers among the warpgroups
+  static constexpr int RING = S::STAGES + 2;                        // tiles between producers and consumers
+  static constexpr int COPIERS = 64, COPIED_AT_ONCE = COPIERS / 8;  // producers that copy rows, eight of them a row
+  static constexpr int PASSES = S::ROWS / COPIED_AT_ONCE;           // rows that each of them copies
+  // Steps ahead of a tile's end at which the next is claimed: to find it, and where its rows lie, takes some 5000
+  // cycles, about as long as so many steps. No earlier, so that a block which is slower than others has fewer.
+  static constexpr int CLAIM_AHEAD = 4;
+  // Products of few rows take less time than the memory takes for a buffer, and a buffer that is kept until the next
+  // has come is one less on its way.
+  static constexpr bool gives_back_at_once(int rows) { return rows <= 96; }
+  struct Next {
+    uint64_t found, placed, taken, near;
+    MlpTile tile;
+    int row_tiles;           // of all experts
+    uint32_t rows[S::ROWS];  // see input_rows()
+  };
   struct Control {
     uint64_t full[S::STAGES], empty[S::STAGES];
-    MlpTile ring[S::RING];
+    Next next;
+    MlpTile ring[RING];
     OutputRows<S::ROWS, !S::STAGED> rows[2];  // of each consumer warpgroup
-    int claimed[2];                           // of this tile and the next
   };
+  static constexpr uint32_t NEAR = S::TAKEN + 8;
   static constexpr uint32_t STAGING = (S::FULL + static_cast<uint32_t>(sizeof(Control)) + 15) & ~15u;
   static constexpr int SHARED_BYTES = (1024 - S::BASE_ALIGNMENT) + static_cast<int>(STAGING) + S::STAGING_BYTES;
   static_assert(SHARED_BYTES <= 227 * 1024);
@@ -66,7 +87,7 @@ struct MlpShape : S {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-constexpr int kProducersOnly = 5;  // the producers' named barrier
+constexpr int kCopiersOnly = 5;  // the copiers' named barrier
 
 /// The tile of a claim. All lanes of a warp call it and get the same answer. False: there are no more. `row_tiles`: of
 /// all experts, or negative as long as they are unknown.
@@ -128,115 +149,184 @@ __device__ __forceinline__ void leave_mlp(const MlpParams& p, int row_tiles) {
   __threadfence();
 }
 
+/// The boxes of a tile's weights, step by step. What steps and boxes have in common is found once a tile.
 template <class S>
-__device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMap& first_map,
-                                            const CUtensorMap& second_map, uint32_t buffers,
-                                            typename S::Control& control) {
-  const int thread = threadIdx.x, chunk = thread % 8, copy_row = thread / 8;
-  const uint32_t copy_at = S::WEIGHT_BYTES + copy_row * 128 + ((chunk ^ (copy_row & 7)) * 16);
-  const auto full = [&](const Cursor<S::STAGES>& at) { return buffers + S::FULL + at.stage * 8; };
-  const auto wait_empty = [&](const Cursor<S::STAGES>& at) { wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1); };
-  // By thread 0, which arrives at the buffer's barrier later.
-  const auto send_weights = [&](const Cursor<S::STAGES>& at, const MlpTile& tile, int row, int s) {
-    const GroupedParams& g = p.layer[tile.layer];
-    const uint32_t ready = full(at);
-    const int boxes = min(S::BOXES, (static_cast<int>(g.n) - tile.column + S::BOX_COLUMNS - 1) / S::BOX_COLUMNS);
-    wait_empty(at);
-    expect(ready, boxes * S::BOX_BYTES);
-    copy_weights<S>(tile.layer ? second_map : first_map, g, buffers + at.stage * S::STAGE_BYTES, ready, s, row,
-                    give_up_first<S>(g, tile), false, boxes);
-  };
-  Cursor<S::STAGES> at;
-  prefetch_input<S>(p.layer[0]);
-  const auto claim = [&] { return atomicAdd(p.counters + kMlpNext, 1); };
-  const bool ahead = p.layer[0].ready != nullptr;
-  if (!ahead) wait_for_previous();
-  if (thread < 32) {
-    int claimed = 0;
-    if (thread == 0) claimed = claim();
-    if (ahead) await_ready(p.layer[0].ready);  // while the claim is on its way; no lane reads an offset before
-    touch_offsets(p.layer[0]);
-    if (thread == 0) control.claimed[0] = claimed;
-    __syncwarp();
+struct WeightBoxes {
+  const CUtensorMap* map;
+  WeightsAt at;                        // the first box of the next step
+  int next_x, next_panel;              // to the next step
+  int box_row, box_rows8, box_rows16;  // to the next box
+  int boxes;
+  bool once;
+
+  __device__ __forceinline__ WeightBoxes(const CUtensorMap& of, const GroupedParams& p, const MlpTile& tile)
+      : map(&of) {
+    constexpr bool kDeep = S::PANELS > 1;
+    const int row = weights_row(p, tile);
+    at = weights_at<kDeep>(p, row, 0);
+    const WeightsAt step = weights_at<kDeep>(p, row, S::PANELS), box = weights_at<kDeep>(p, row + S::BOX_COLUMNS, 0);
+    next_x = step.x - at.x, next_panel = step.panel - at.panel;
+    box_row = box.row - at.row, box_rows8 = box.rows8 - at.rows8, box_rows16 = box.rows16 - at.rows16;
+    boxes = min(S::BOXES, (static_cast<int>(p.n) - tile.column + S::BOX_COLUMNS - 1) / S::BOX_COLUMNS);
+    once = give_up_first<S>(p, tile);
   }
-  named_barrier(kProducersOnly, S::PRODUCERS);
-  const char* const x = static_cast<const char*>(input_of(p.layer[0]));
-  int slot = 0, row_tiles = -1;
-#pragma unroll 1
-  for (int turn = 0;; turn ^= 1) {
-    MlpTile tile{};
-    if (!find_mlp_tile<S>(p, control.claimed[turn], row_tiles, tile)) break;
-    const GroupedParams& g = p.layer[tile.layer];
-    const int k = static_cast<int>(g.k), steps = (k + S::BK - 1) / S::BK;
-    const int weights = weights_row(g, tile);
-    // Weights first, by thread 0: they wait for nobody. Of a tile whose rows are not there yet, as many as there are
-    // buffers.
-    Cursor<S::STAGES> to = at;
-    int sent = 0;
-    const auto send_until = [&](int until) {
-      for (; sent < until; ++sent, to.advance()) send_weights(to, tile, weights, sent);
-    };
-    if (thread == 0) send_until(1);
-    if (tile.layer) {
-      const int32_t* const done = p.counters + tile.count;
-      const int wanted = 2 * p.layer[0].n_tiles;
-      int seen = load_acquire(done);
-      if (thread == 0 && seen < wanted) send_until(min(steps, S::STAGES));
-      while (seen < wanted) {
-        __nanosleep(32);
-        seen = load_acquire(done);
-      }
+  __device__ __forceinline__ uint32_t bytes() const { return static_cast<uint32_t>(boxes) * S::BOX_BYTES; }
+  /// Copies a step's boxes and goes on to the next.
+  __device__ __forceinline__ void send(uint32_t buffer, uint32_t ready) {
+#pragma unroll
+    for (int i = 0; i < S::BOXES; ++i) {
+      if (i >= boxes) break;
+      const WeightsAt from{at.x, at.row + i * box_row, at.panel, at.rows8 + i * box_rows8, at.rows16 + i * box_rows16};
+      if (once)
+        copy_weights_box_once(buffer + i * S::BOX_BYTES, map, from, ready);
+      else
+        copy_weights_box(buffer + i * S::BOX_BYTES, map, from, ready);
     }
+    at.x += next_x, at.panel += next_panel;
+  }
+};
+
+/// Claims and finds this block's tiles, and leaves each for the other producers, who are busy with the one before: by a
+/// warp. See find_tiles().
+template <class S>
+__device__ __forceinline__ void find_mlp_tiles(const MlpParams& p, uint32_t buffers, typename S::Control& control) {
+  const int lane = threadIdx.x & 31;
+  int claimed = 0;
+  const auto claim = [&] {
+    if (lane == 0) claimed = atomicAdd(p.counters + kMlpNext, 1);
+  };
+  claim();
+  if (p.layer[0].ready != nullptr) await_ready(p.layer[0].ready);  // while the claim is on its way
+  touch_offsets(p.layer[0]);
+  int row_tiles = -1;
+#pragma unroll 1
+  for (uint32_t turn = 0;; turn ^= 1) {
+    MlpTile tile{};
+    const bool found = find_mlp_tile<S>(p, __shfl_sync(0xffffffffu, claimed, 0), row_tiles, tile);
+    wait(buffers + S::TAKEN, turn ^ 1);
+    __syncwarp();  // none of the lanes may miss a phase
+    if (lane == 0) {
+      control.next.tile = tile;
+      control.next.row_tiles = row_tiles;
+      arrive(buffers + S::FOUND);
+    }
+    if (!found) return;
+    uint32_t rows[S::ROWS / 32];
+    input_rows<32>(p.layer[tile.layer], tile, lane, rows);
+#pragma unroll
+    for (int i = 0; i < S::ROWS / 32; ++i) control.next.rows[lane + i * 32] = rows[i];
+    arrive(buffers + S::PLACED);
+    wait(buffers + S::NEAR, turn);
+    __syncwarp();
+    claim();
+  }
+}
+
+/// Asks for the weights of this block's tiles as buffers are free, whether their rows are there or not: by one thread.
+template <class S>
+__device__ __forceinline__ void send_mlp_weights(const MlpParams& p, const CUtensorMap& first_map,
+                                                 const CUtensorMap& second_map, uint32_t buffers,
+                                                 typename S::Control& control) {
+  Cursor<S::STAGES> at;
+  int slot = 0;
+#pragma unroll 1
+  for (uint32_t turn = 0;; turn ^= 1) {
+    wait(buffers + S::FOUND, turn);
+    const MlpTile tile = control.next.tile;
+    arrive(buffers + S::TAKEN);
+    wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1);
+    // All buffers filled before this one's last round are consumed, so the ring's slot of RING tiles ago is free.
+    control.ring[slot] = tile;
+    slot = (slot + 1) % S::RING;
+    if (tile.padded == 0) return arrive(buffers + S::FULL + at.stage * 8);
+    const GroupedParams& g = p.layer[tile.layer];
+    WeightBoxes<S> weights(tile.layer ? second_map : first_map, g, tile);
+    const int steps = (static_cast<int>(g.k) + S::BK - 1) / S::BK, near = max(0, steps - S::CLAIM_AHEAD);
+#pragma unroll 1
+    for (int s = 0; s < steps; ++s) {
+      if (s == near) arrive(buffers + S::NEAR);
+      const uint32_t ready = buffers + S::FULL + at.stage * 8;
+      wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1);
+      arrive_expect(ready, weights.bytes());
+      weights.send(buffers + at.stage * S::STAGE_BYTES, ready);
+      at.advance();
+    }
+  }
+}
+
+/// Copies the rows of this block's tiles, of the second layer when all of them are there: by two warps.
+template <class S>
+__device__ __forceinline__ void copy_mlp_rows(const MlpParams& p, uint32_t buffers, typename S::Control& control) {
+  const int thread = static_cast<int>(threadIdx.x) - 32, chunk = thread % 8, copy_row = thread / 8;
+  const uint32_t copy_at = S::WEIGHT_BYTES + copy_row * 128 + ((chunk ^ (copy_row & 7)) * 16);
+  const char* const x = static_cast<const char*>(input_of(p.layer[0]));
+  Cursor<S::STAGES> at;
+  int row_tiles = 0;
+#pragma unroll 1
+  for (uint32_t turn = 0;; turn ^= 1) {
+    wait(buffers + S::FOUND, turn);
+    const int padded = control.next.tile.padded, layer = control.next.tile.layer, count = control.next.tile.count;
+    row_tiles = control.next.row_tiles;
     uint32_t rows[S::PASSES];
-    input_rows<16>(g, tile, copy_row, rows);
-    const char* from = (tile.layer ? static_cast<const char*>(g.input) : x) + chunk * 16;
-    // The next tile is claimed late, so that a block which is slower than others has fewer, but early enough to be
-    // known.
-    const int claim_at = max(0, steps - 2);
-    int claimed = 0;  // thread 0's
+    if (padded != 0) {
+      wait(buffers + S::PLACED, turn);
+#pragma unroll
+      for (int i = 0; i < S::PASSES; ++i) rows[i] = control.next.rows[copy_row + i * S::COPIED_AT_ONCE];
+    }
+    arrive(buffers + S::TAKEN);
+    if (padded == 0) break;
+    if (layer) {
+      const int wanted = 2 * p.layer[0].n_tiles;
+      while (load_acquire(p.counters + count) < wanted) __nanosleep(32);
+    }
+    const GroupedParams& g = p.layer[layer];
+    const int k = static_cast<int>(g.k), steps = (k + S::BK - 1) / S::BK;
+    const char* from = (layer ? static_cast<const char*>(g.input) : x) + chunk * 16;
 #pragma unroll 1
     for (int s = 0; s < steps; ++s) {
       const uint32_t buffer = buffers + at.stage * S::STAGE_BYTES;
-      wait_empty(at);
-      if (thread == 0) {
-        if (s == claim_at) claimed = claim();
-        if (s == sent) send_until(s + 1);
-        // All buffers filled before this one's last round are consumed, so the ring's slot of RING tiles ago is free.
-        if (s == 0) control.ring[slot] = tile;
-        arrive(full(at));
-      }
+      wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1);
 #pragma unroll
       for (int i = 0; i < S::PASSES; ++i) {
 #pragma unroll
         for (int h = 0; h < S::PANELS; ++h) {
           // Chunks past k become zeros; nothing is read for them.
           const bool inside = s * S::BK + h * S::PANEL + chunk * 8 < k;
-          if (i * 16 < tile.padded)
-            copy16_async(buffer + copy_at + h * S::ROW_PANEL_BYTES + i * 16 * 128, from + h * (S::PANEL * 2), rows[i],
-                         inside);
+          if (i * S::COPIED_AT_ONCE < padded)
+            copy16_async(buffer + copy_at + h * S::ROW_PANEL_BYTES + i * S::COPIED_AT_ONCE * 128,
+                         from + h * (S::PANEL * 2), rows[i], inside);
         }
       }
       from += S::BK * 2;
-      arrive_after_copies(full(at));
+      arrive_after_copies(buffers + S::FULL + at.stage * 8);
       at.advance();
     }
-    slot = (slot + 1) % S::RING;
-    if (thread == 0) control.claimed[turn ^ 1] = claimed;
-    __syncwarp();
-    named_barrier(kProducersOnly, S::PRODUCERS);
   }
-  // All producers have seen their last tile's rows complete.
+  // All copiers have seen their last tile's rows complete.
+  named_barrier(kCopiersOnly, S::COPIERS);
   if (thread < 32) {
     leave_mlp(p, row_tiles);
     __syncwarp();
     if (!p.lets_in) release_next();  // never behind a word: this warp has not waited then
   }
-  wait_empty(at);
-  if (thread == 0) {
-    control.ring[slot] = MlpTile{};
-    arrive(full(at));
-  }
-  arrive(full(at));
+  wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1);
+  arrive(buffers + S::FULL + at.stage * 8);
+}
+
+/// The producers, by warp: weights, rows, rows, tiles.
+template <class S>
+__device__ __forceinline__ void produce_mlp(const MlpParams& p, const CUtensorMap& first_map,
+                                            const CUtensorMap& second_map, uint32_t buffers,
+                                            typename S::Control& control) {
+  prefetch_input<S>(p.layer[0]);
+  if (p.layer[0].ready == nullptr) wait_for_previous();
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (warp == 3)
+    find_mlp_tiles<S>(p, buffers, control);
+  else if (warp > 0)
+    copy_mlp_rows<S>(p, buffers, control);
+  else if (threadIdx.x == 0)
+    send_mlp_weights<S>(p, first_map, second_map, buffers, control);
 }
 
 template <class S>
@@ -319,9 +409,13 @@ __global__ void __maxnreg__(S::REGISTERS)
     prefetch_map(&first_map);
     prefetch_map(&second_map);
     for (int i = 0; i < S::STAGES; ++i) {
-      barrier_init(buffers + S::FULL + i * 8, S::PRODUCERS + 1);
+      barrier_init(buffers + S::FULL + i * 8, S::COPIERS + 1);
       barrier_init(buffers + S::EMPTY + i * 8, S::CONSUMER_WARPS);
     }
+    barrier_init(buffers + S::FOUND, 1);
+    barrier_init(buffers + S::PLACED, 32);
+    barrier_init(buffers + S::TAKEN, S::COPIERS + 1);
+    barrier_init(buffers + S::NEAR, 1);
     barrier_init_fence();
   }
   __syncthreads();
