@@ -167,33 +167,25 @@ TEST_IN_PARTS("grouped_linear: hundreds of rows per expert, gather, scatter, bia
 TEST_IN_PARTS("grouped_linear: hundreds of rows per expert, tails in rows, n and k, experts with none") {
   Random random(18);
   for (const DType t : {DType::kBF16, DType::kF16}) {
+    const auto check = [&](Epilogue epilogue, const Shape& shape, bool gather, bool scatter, bool bias, bool scale) {
+      if (part.mine()) Problem(random, t, epilogue, shape, gather, scatter, bias, scale).check();
+    };
     for (const bool gather : {false, true}) {
       for (const int64_t rows : {129, 160, 161, 319, 320, 321, 639, 641, 1281})  // around one and more tiles
-        if (part.mine())
-          Problem(random, t, Epilogue::kIdentity, {2, rows, 1, 64, 256, Spread::kOneExpert}, gather, true, false, false)
-              .check();
+        check(Epilogue::kIdentity, {2, rows, 1, 64, 256, Spread::kOneExpert}, gather, true, false, false);
       for (const int64_t tokens : {433, 601}) {
         for (const int64_t k : {8, 56, 64, 120, 264, 520})
-          if (part.mine())
-            Problem(random, t, Epilogue::kRelu, {3, tokens, 1, k, 192, Spread::kSkewed}, gather, true, true, false)
-                .check();
+          check(Epilogue::kRelu, {3, tokens, 1, k, 192, Spread::kSkewed}, gather, true, true, false);
         for (const int64_t n : {64, 66, 134, 250, 258, 510}) {
-          if (!part.mine()) continue;
-          Problem(random, t, Epilogue::kSwiglu, {3, tokens, 1, 72, n, Spread::kUniform}, gather, false, true, false)
-              .check();
-          Problem(random, t, Epilogue::kIdentity, {3, tokens, 1, 72, n + 1, Spread::kSkewed}, gather, true, true, true)
-              .check();
+          check(Epilogue::kSwiglu, {3, tokens, 1, 72, n, Spread::kUniform}, gather, false, true, false);
+          check(Epilogue::kIdentity, {3, tokens, 1, 72, n + 1, Spread::kSkewed}, gather, true, true, true);
         }
       }
     }
     // More tiles than multiprocessors, so that a block works on several.
-    if (part.mine())
-      Problem(random, t, Epilogue::kSwiglu, {40, 1600, 1, 40, 1040, Spread::kSkewed}, true, true, true, false).check();
-    if (part.mine())
-      Problem(random, t, Epilogue::kIdentity, {70, 2100, 2, 136, 264, Spread::kUniform}, true, true, false, false)
-          .check();
-    if (part.mine())
-      Problem(random, t, Epilogue::kSwiglu, {12, 2500, 1, 40, 1560, Spread::kSkewed}, true, true, true, false).check();
+    check(Epilogue::kSwiglu, {40, 1600, 1, 40, 1040, Spread::kSkewed}, true, true, true, false);
+    check(Epilogue::kIdentity, {70, 2100, 2, 136, 264, Spread::kUniform}, true, true, false, false);
+    check(Epilogue::kSwiglu, {12, 2500, 1, 40, 1560, Spread::kSkewed}, true, true, true, false);
   }
 }
 

@@ -96,12 +96,10 @@ struct Shape {
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
-/// This block's part of a tile's weights of step s: by one thread. `row`: weights_row(). `boxes`: of S::BOXES, that
-/// have columns of the layer; the results of others are not stored.
+/// This block's part of a tile's weights of step s: by one thread. `row`: weights_row().
 template <class S>
 __device__ __forceinline__ void copy_weights(const CUtensorMap& map, const GroupedParams& p, uint32_t buffer,
-                                             uint32_t ready, int s, int row, bool once, bool alone = false,
-                                             int boxes = S::BOXES) {
+                                             uint32_t ready, int s, int row, bool once, bool alone) {
   const auto at = [&](int box) { return weights_at<(S::PANELS > 1)>(p, row + box * S::BOX_COLUMNS, s * S::PANELS); };
   if constexpr (S::CLUSTER > 1) {
     if (alone) {
@@ -113,12 +111,10 @@ __device__ __forceinline__ void copy_weights(const CUtensorMap& map, const Group
     }
   } else if (once) {
 #pragma unroll
-    for (int i = 0; i < S::BOXES; ++i)
-      if (i < boxes) copy_weights_box_once(buffer + i * S::BOX_BYTES, &map, at(i), ready);
+    for (int i = 0; i < S::BOXES; ++i) copy_weights_box_once(buffer + i * S::BOX_BYTES, &map, at(i), ready);
   } else {
 #pragma unroll
-    for (int i = 0; i < S::BOXES; ++i)
-      if (i < boxes) copy_weights_box(buffer + i * S::BOX_BYTES, &map, at(i), ready);
+    for (int i = 0; i < S::BOXES; ++i) copy_weights_box(buffer + i * S::BOX_BYTES, &map, at(i), ready);
   }
 }
 
@@ -165,6 +161,36 @@ __device__ __forceinline__ void input_rows(const GroupedParams& p, const Tile& t
   for (int i = 0; i < COUNT; ++i) begin[i] = static_cast<uint32_t>(row[i]) * (static_cast<uint32_t>(p.k) / 8);
 }
 
+/// input_rows() of a whole tile, left in `next` for those who copy: by a warp.
+template <class S>
+__device__ __forceinline__ void place_rows(const GroupedParams& p, const Tile& tile, int lane,
+                                           uint32_t (&next)[S::ROWS]) {
+  uint32_t rows[S::ROWS / 32];
+  input_rows<32>(p, tile, lane, rows);
+#pragma unroll
+  for (int i = 0; i < S::ROWS / 32; ++i) next[lane + i * 32] = rows[i];
+}
+
+/// Copies this thread's share of a step's rows: of COUNT rows of a tile a chunk of 16 bytes in each of the step's
+/// panels. `at`: of the first of them in its buffer; `from`: where input rows begin, at that chunk; `rows`: see
+/// input_rows(); `column`: the chunk's first.
+template <class S, int COUNT>
+__device__ __forceinline__ void copy_row_chunks(uint32_t buffer, uint32_t at, const char* from,
+                                                const uint32_t (&rows)[COUNT], int padded, int column, int k) {
+  constexpr int kApart = S::ROWS / COUNT;
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) {
+#pragma unroll
+    for (int h = 0; h < S::PANELS; ++h) {
+      // Chunks past k become zeros; nothing is read for them.
+      const bool inside = column + h * S::PANEL < k;
+      if (i * kApart < padded)
+        copy16_async(buffer + at + h * S::ROW_PANEL_BYTES + i * kApart * 128, from + h * (S::PANEL * 2), rows[i],
+                     inside);
+    }
+  }
+}
+
 /// The tile of a block's turn: of its own, or as one of a pair.
 template <class S, bool LANES>
 __device__ __forceinline__ bool find_turn_tile(const GroupedParams& p, int index, Tile& tile, int only) {
@@ -200,10 +226,7 @@ __device__ __forceinline__ void find_tiles(const GroupedParams& p, uint32_t buff
     }
     if (!found) return;
     if (!p.copy_rows) continue;
-    uint32_t rows[S::ROWS / 32];
-    input_rows<32>(p, tile, lane, rows);
-#pragma unroll
-    for (int i = 0; i < S::ROWS / 32; ++i) control.next.rows[lane + i * 32] = rows[i];
+    place_rows<S>(p, tile, lane, control.next.rows);
     arrive(buffers + S::PLACED);
   }
 }
@@ -311,17 +334,7 @@ __device__ __forceinline__ void produce(const GroupedParams& p, const CUtensorMa
         at.advance();
         continue;
       }
-#pragma unroll
-      for (int i = 0; i < S::PASSES; ++i) {
-#pragma unroll
-        for (int h = 0; h < S::PANELS; ++h) {
-          // Chunks past k become zeros; nothing is read for them.
-          const bool inside = s * S::BK + h * S::PANEL + chunk * 8 < k;
-          if (i * 16 < tile.padded)
-            copy16_async(buffer + copy_at + h * S::ROW_PANEL_BYTES + i * 16 * 128, from + h * (S::PANEL * 2), rows[i],
-                         inside);
-        }
-      }
+      copy_row_chunks<S>(buffer, copy_at, from, rows, tile.padded, s * S::BK + chunk * 8, k);
       from += S::BK * 2;
       arrive_after_copies(ready);
       at.advance();

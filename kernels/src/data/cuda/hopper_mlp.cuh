@@ -211,10 +211,7 @@ __device__ __forceinline__ void find_mlp_tiles(const MlpParams& p, uint32_t buff
       arrive(buffers + S::FOUND);
     }
     if (!found) return;
-    uint32_t rows[S::ROWS / 32];
-    input_rows<32>(p.layer[tile.layer], tile, lane, rows);
-#pragma unroll
-    for (int i = 0; i < S::ROWS / 32; ++i) control.next.rows[lane + i * 32] = rows[i];
+    place_rows<S>(p.layer[tile.layer], tile, lane, control.next.rows);
     arrive(buffers + S::PLACED);
     wait(buffers + S::NEAR, turn);
     __syncwarp();
@@ -286,17 +283,7 @@ __device__ __forceinline__ void copy_mlp_rows(const MlpParams& p, uint32_t buffe
     for (int s = 0; s < steps; ++s) {
       const uint32_t buffer = buffers + at.stage * S::STAGE_BYTES;
       wait(buffers + S::EMPTY + at.stage * 8, at.phase ^ 1);
-#pragma unroll
-      for (int i = 0; i < S::PASSES; ++i) {
-#pragma unroll
-        for (int h = 0; h < S::PANELS; ++h) {
-          // Chunks past k become zeros; nothing is read for them.
-          const bool inside = s * S::BK + h * S::PANEL + chunk * 8 < k;
-          if (i * S::COPIED_AT_ONCE < padded)
-            copy16_async(buffer + copy_at + h * S::ROW_PANEL_BYTES + i * S::COPIED_AT_ONCE * 128,
-                         from + h * (S::PANEL * 2), rows[i], inside);
-        }
-      }
+      copy_row_chunks<S>(buffer, copy_at, from, rows, padded, s * S::BK + chunk * 8, k);
       from += S::BK * 2;
       arrive_after_copies(buffers + S::FULL + at.stage * 8);
       at.advance();

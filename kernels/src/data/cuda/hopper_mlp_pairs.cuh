@@ -178,12 +178,7 @@ __device__ __forceinline__ void find_pairs(const PairsParams& p, uint32_t buffer
       arrive(buffers + S::FOUND);
     }
     if (!found) break;
-    if (tile.layer == 0) {
-      uint32_t rows[S::ROWS / 32];
-      input_rows<32>(p.layer[0], tile, lane, rows);
-#pragma unroll
-      for (int i = 0; i < S::ROWS / 32; ++i) control.next.rows[lane + i * 32] = rows[i];
-    }
+    if (tile.layer == 0) place_rows<S>(p.layer[0], tile, lane, control.next.rows);
     arrive(buffers + S::PLACED);
   }
   // This block has seen all counts complete that its tiles needed.
@@ -245,10 +240,7 @@ __device__ __forceinline__ void produce_pairs(const PairsParams& p, const CUtens
         at.advance();
         continue;
       }
-#pragma unroll
-      for (int i = 0; i < S::PASSES; ++i)
-        if (i * 16 < tile.padded)  // chunks past k become zeros; nothing is read for them
-          copy16_async(buffer + copy_at + i * 16 * 128, from, rows[i], s * S::BK + chunk * 8 < k);
+      copy_row_chunks<S>(buffer, copy_at, from, rows, tile.padded, s * S::BK + chunk * 8, k);
       from += S::BK * 2;
       arrive_after_copies(ready);
       at.advance();

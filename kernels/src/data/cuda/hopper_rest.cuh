@@ -119,10 +119,7 @@ __device__ __forceinline__ void find_rest_tiles(const GroupedParams& p, uint32_t
     }
     if (!found) return;
     if (!p.copy_rows) continue;
-    uint32_t rows[S::ROWS / 32];
-    input_rows<32>(p, tile, lane, rows);
-#pragma unroll
-    for (int i = 0; i < S::ROWS / 32; ++i) control.next.rows[lane + i * 32] = rows[i];
+    place_rows<S>(p, tile, lane, control.next.rows);
     arrive(buffers + S::PLACED);
   }
 }
@@ -186,17 +183,7 @@ __device__ __forceinline__ void produce_rest(const GroupedParams& p, const RestM
         at.advance();
         continue;
       }
-#pragma unroll
-      for (int i = 0; i < S::PASSES; ++i) {
-#pragma unroll
-        for (int h = 0; h < S::PANELS; ++h) {
-          // Chunks past k become zeros; nothing is read for them.
-          const bool inside = first + h * S::PANEL + chunk * 8 < k;
-          if (i * 16 < tile.padded)
-            copy16_async(buffer + copy_at + h * S::ROW_PANEL_BYTES + i * 16 * 128, from + h * (S::PANEL * 2), rows[i],
-                         inside);
-        }
-      }
+      copy_row_chunks<S>(buffer, copy_at, from, rows, tile.padded, first + chunk * 8, k);
       from += S::BK * 2;
       arrive_after_copies(ready);
       at.advance();
