@@ -91,6 +91,13 @@ constexpr int64_t kFewerRestRows = 8, kPairRestRows = 152;
 constexpr Variant kMmaGuarded{"mma_guarded_64x128x64_s2", Kernel::kMmaGuarded, SumOrder::kMma16, 64, 128, 64, 2, 4,
                               mma_shared(64, 128, 64, 2)};
 constexpr Variant kGemv{"gemv_1x8", Kernel::kGemv, SumOrder::kGemv, 1, 8, 256, 1, 2, 0};
+// Bytes of weights that the rows of a layer read, each for itself: up to kGemvFewBytes some may be read twice, but
+// kGemvFewBytesDeep where the deep pipelines of the one launch of both Hopper layers take it otherwise. 16 rows in
+// whole steps on an H200: 34 and 38 MB faster so (2048/1024/16/2, 768/1536/16/2), 67 MB slower by 11 to 25 %
+// (1024/2048/16/2, 1024/2048/8/2, 2048/1024/16/4), but by the kernels of 8.0 faster there, too. Beyond kGemvMostBytes
+// those pipelines read faster whatever the rows.
+constexpr int64_t kGemvFewRows = 16, kGemvFewBytes = 70'000'000, kGemvFewBytesDeep = 50'000'000;
+constexpr int64_t kGemvMostBytes = 240'000'000;
 constexpr Variant kSimt16 = simt("simt_16x64x32", 16, 64, 32, 4);
 // Both linear layers of 2048/1024/64/8 on an H200 at 16, 32, 64 and 128 rows an expert, ms: 0.93, 1.08, 1.91, 3.23;
 // in tiles of 64x64 1.64, 1.66, 2.52, 4.19, of 128x128 2.40, 2.41, 2.42, 3.65 (docs/kernels/log.md, entry 39).
@@ -142,6 +149,18 @@ int64_t mean_rows(const Problem& p) { return (p.rows + p.experts - 1) / p.expert
 bool wgmma_fits(const Problem& p) {
   return p.hopper && p.aligned && p.dtype != DType::kF32 && p.n >= 64 && p.experts * p.n < int64_t{1} << 31 &&
          p.rows * (p.k / 8) <= int64_t{1} << 32 && (!p.gated || p.n % 16 == 0);
+}
+
+/// When rows are few enough for the matrix-vector kernel: so few over many experts that hardly any two share weights,
+/// or with so little to read that it does not matter. A gated layer counts as half of what it is, which is as much as
+/// the layer behind it, so that both choose alike.
+bool few_for_gemv(const Problem& p) {
+  const int64_t width = p.gated ? p.n / 2 : p.n;
+  const int64_t bytes = p.rows * p.k * width * static_cast<int64_t>(size_of(p.dtype));
+  const bool deep = p.hopper && p.dtype != DType::kF32 && p.rows > kHandfulOfRows;
+  const bool few = p.rows == 1 || (p.rows <= kGemvFewRows &&
+                                   (4 * p.rows <= p.experts || bytes <= (deep ? kGemvFewBytesDeep : kGemvFewBytes)));
+  return p.aligned && few && bytes <= kGemvMostBytes;
 }
 
 const Variant& choose_simt(const Problem& p) {
@@ -230,7 +249,7 @@ SumOrder invariant_order(const Problem& p, const std::string* measured) {
 
 const Variant& choose(const Problem& p, const SumOrder* only) {
   if (only == nullptr) {
-    if (gemv_fits(p.dtype, p.k, p.n, p.experts, p.rows, p.aligned, p.gated)) return kGemv;
+    if (few_for_gemv(p)) return kGemv;
     if (p.dtype == DType::kF32) return choose_simt(p);
     return wgmma_fits(p) && p.rows > kHandfulOfRows ? choose_wgmma(p) : choose_mma(p);
   }
