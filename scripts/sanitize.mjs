@@ -16,7 +16,8 @@ const HELP = `Usage: node scripts/sanitize.mjs [${TOOLS.join(' | ')}] [options]
 Runs each C++ test under compute-sanitizer (memcheck unless told), several at once, and prints how each ended.
 
   --filter TEXT         tests whose name contains it (repeat it for more)
-  --parts N             divide each test of many cases among N processes (1)
+  --parts N             divide each test of many cases among N processes (1); racecheck keeps what it saw of every
+                        launch in the host's memory, tens of GiB for long tests
   --seconds N           the limit of a test, or of a part (120)
   --total-seconds N     start no test after so long (500)
   --jobs N              tests at once (half the cores, at most 8)
@@ -109,7 +110,10 @@ function kill(child) {
 /** What the tool says of a program that calls no CUDA at all. It is an error to the tool. */
 const NO_CUDA = 'terminated before first instrumented API call'
 
-/** How one test ends: clean, found (errors), failed (the test itself), skipped (nothing for the tool to see), or not ended in time. */
+/**
+ * How one test ends: clean, found (errors), failed (the test itself), killed (or crashed: without its closing line),
+ * skipped (nothing for the tool to see), or not ended in time.
+ */
 function sanitize({ name, part }) {
   return new Promise((done) => {
     const args = ['--tool', tool, '--error-exitcode', String(FOUND), '--print-limit', '20', '--report-api-errors', 'no']
@@ -138,11 +142,13 @@ function sanitize({ name, part }) {
           ? 'found'
           : totals?.failed === 0 && text.includes(NO_CUDA)
             ? 'skipped'
-            : code !== 0 || totals === null
-              ? 'failed'
-              : totals.passed === 0
-                ? 'skipped'
-                : 'clean'
+            : totals === null
+              ? 'killed'
+              : code !== 0
+                ? 'failed'
+                : totals.passed === 0
+                  ? 'skipped'
+                  : 'clean'
       done({ name: part === '' ? name : `${name} [${part}]`, ended, text })
     })
   })
@@ -165,6 +171,8 @@ async function work() {
       const file = result.name.replace(/[^\w]+/g, '-')
       writeFileSync(join(values.logs, `${tool}-${file.slice(0, 80)}${file.slice(80).slice(-8)}.log`), result.text)
     }
+    if (result.ended === 'killed')
+      process.stdout.write("ended without a closing line: it crashed, or the host's memory ran out (--jobs, --parts)\n")
     if (result.ended !== 'not ended') process.stdout.write(`${result.text.split('\n').slice(-25).join('\n')}\n`)
   }
 }
@@ -174,9 +182,9 @@ if (interrupted) process.exit(130)
 const count = (...ends) => results.filter((result) => ends.includes(result.ended)).length
 const left = runs.length - results.length
 process.stdout.write(
-  `${tool}: ${count('clean')} clean, ${count('found')} with findings, ${count('failed')} failed by themselves, ${count('not ended')} not ended within ${seconds} s, ${count('skipped')} skipped, ${left} not started\n`,
+  `${tool}: ${count('clean')} clean, ${count('found')} with findings, ${count('failed')} failed by themselves, ${count('killed')} killed, ${count('not ended')} not ended within ${seconds} s, ${count('skipped')} skipped, ${left} not started\n`,
 )
 process.stdout.write(
-  `${closingLine({ passed: count('clean'), failed: count('found', 'failed'), skipped: count('skipped', 'not ended') + left })}\n`,
+  `${closingLine({ passed: count('clean'), failed: count('found', 'failed', 'killed'), skipped: count('skipped', 'not ended') + left })}\n`,
 )
-process.exitCode = count('found', 'failed') > 0 || count('clean') === 0 ? 1 : 0
+process.exitCode = count('found', 'failed', 'killed') > 0 || count('clean') === 0 ? 1 : 0

@@ -27,12 +27,13 @@ beforeEach(() => {
   ])
   write('native_test', [
     'case "$1" in',
-    '--list) printf "good one\\nbad one\\nwrong one\\nslow one\\nabsent one\\nlong one\\n" ;;',
+    '--list) printf "good one\\nbad one\\nwrong one\\nslow one\\nabsent one\\nlong one\\ngone one\\n" ;;',
     '--list-in-parts) printf "long one\\n" ;;',
     'long*) if [ "$NEXUS_TEST_PART" = 2/3 ]; then echo "0 passed, 1 failed, 0 skipped"; exit 1; fi; echo "1 passed, 0 failed, 0 skipped" ;;',
     'good*) echo "1 passed, 0 failed, 0 skipped" ;;',
     'wrong*) echo "FAIL it"; echo "0 passed, 1 failed, 0 skipped"; exit 1 ;;',
     'slow*) sleep 60; echo "1 passed, 0 failed, 0 skipped" ;;',
+    'gone*) kill -9 $$ ;;',
     'absent*) echo "0 passed, 0 failed, 1 skipped" ;;',
     'esac',
   ])
@@ -46,20 +47,22 @@ function sanitize(...args: string[]) {
   return { code: r.status, lines: r.stdout.trimEnd().split('\n'), stderr: r.stderr }
 }
 
-test('each test by itself: clean, found, failed, not ended, skipped; the logs of those that are not clean', () => {
+test('each test by itself: clean, found, failed, killed, not ended, skipped; the logs of those that are not clean', () => {
   const logs = join(folder, 'logs')
   const { code, lines } = sanitize('racecheck', '--seconds', '1', '--jobs', '2', '--logs', logs)
   expect(lines.slice(-2)).toEqual([
-    'racecheck: 2 clean, 1 with findings, 1 failed by themselves, 1 not ended within 1 s, 1 skipped, 0 not started',
-    '2 passed, 2 failed, 2 skipped',
+    'racecheck: 2 clean, 1 with findings, 1 failed by themselves, 1 killed, 1 not ended within 1 s, 1 skipped, 0 not started',
+    '2 passed, 3 failed, 2 skipped',
   ])
   expect(code).toBe(1)
   expect(readdirSync(logs).sort()).toEqual([
     'racecheck-bad-one.log',
+    'racecheck-gone-one.log',
     'racecheck-slow-one.log',
     'racecheck-wrong-one.log',
   ])
   expect(readFileSync(join(logs, 'racecheck-bad-one.log'), 'utf8')).toContain('Invalid __global__ write')
+  expect(lines).toContainEqual(expect.stringMatching(/^ended without a closing line.*memory ran out/))
   expect(readFileSync(join(folder, 'calls'), 'utf8')).toMatch(/^--tool racecheck --error-exitcode 86 /m)
 })
 
